@@ -1,0 +1,35 @@
+# The doors, for people and for CI alike. `make help` lists them.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test check fix torture bench clean
+
+help: ## What there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+install: $(VENV)/.installed ## Make .venv with threadwire and everything to work on it
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[speed,dev]'
+	@touch $@
+
+serve: install ## Serve on http://127.0.0.1:8000 (ARGS="--port 9000")
+	$(BIN)/threadwire serve $(ARGS)
+
+test: install ## All tests (ARGS="-k name")
+	$(BIN)/python -m pytest -m "not torture" $(ARGS)
+
+check: install ## Lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: install ## Mend what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove what was made
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,7 @@
+"""``python -m threadwire`` is the ``threadwire`` command."""
+
+import sys
+
+from threadwire.cli import main
+
+sys.exit(main())

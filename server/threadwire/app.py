@@ -1,0 +1,250 @@
+"""Puts the parts together: what is opened in which order, the routes, and how the server ends.
+
+The only module that knows all others. ``make_app`` gives an aiohttp application that opens everything on start-up and
+closes it on clean-up, so tests run the real thing; ``serve`` is the process around it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from typing import TypeAlias
+
+# Before langgraph is imported: a tampered database must not run code.
+os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
+
+from aiohttp import web
+
+import threadwire
+from threadwire import http
+from threadwire.auth import check_host, check_origin
+from threadwire.connection import Connection, ConnectionSettings
+from threadwire.errors import StartupError
+from threadwire.events import Filter
+from threadwire.graph import Graph, open_graph
+from threadwire.hub import Hub
+from threadwire.logs import get_logger
+from threadwire.models import Model, open_model
+from threadwire.protocol import SUBPROTOCOL, CloseCode
+from threadwire.run import RunLimits
+from threadwire.settings import Settings
+from threadwire.storage import Storage, open_storage
+from threadwire.thread import ThreadParts
+from threadwire.upgrade import read_query
+
+logger = get_logger(__name__)
+
+#: What stands for a limit of 0 where a number is wanted.
+_NO_LIMIT = 1_000_000
+_CLOSE_SECONDS = 5.0
+
+Middleware: TypeAlias = Callable[[web.Request, http.Handler], Awaitable[web.StreamResponse]]
+
+MODEL = web.AppKey("model", Model)
+CONNECTIONS: web.AppKey[set[Connection]] = web.AppKey("connections", set)
+
+
+def make_app(settings: Settings) -> web.Application:
+    """The server as an aiohttp application; starting it raises ``StartupError`` where something is wrong."""
+    app = web.Application(
+        middlewares=[http.errors, _guard(settings)], client_max_size=settings.server.max_message_bytes or 2**62
+    )
+    app[CONNECTIONS] = set()
+    app.cleanup_ctx.append(lambda running: _parts(running, settings))
+    app.router.add_get("/ws", _connector(settings))
+    http.Routes(settings.runs.on_disconnect).add_to(app.router)
+    return app
+
+
+async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None]:
+    """Open everything, bottom up; close it in the other order."""
+    async with AsyncExitStack() as stack:
+        # Nodes and tools that are not async run in the loop's threads; asyncio's default is a handful.
+        pool = ThreadPoolExecutor(settings.runs.max_threads, thread_name_prefix="graph")
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        asyncio.get_running_loop().set_default_executor(pool)
+        app[MODEL] = model = open_model(settings.model)
+        app[http.STORAGE] = storage = await stack.enter_async_context(open_storage(settings.storage.url))
+        graph = await stack.enter_async_context(
+            open_graph(
+                settings.graph,
+                saver=storage.saver(),
+                model=model.chat_model,
+                system_prompt=settings.agent.system_prompt,
+            )
+        )
+        app[http.HUB] = hub = Hub(_thread_parts(settings, storage, graph), settings.log.keep_seconds)
+        await hub.open()
+        stack.push_async_callback(hub.close)
+        yield
+        hub.drain()
+        await hub.finish_runs(0)
+        await _close_connections(app)
+
+
+def _thread_parts(settings: Settings, storage: Storage, graph: Graph) -> ThreadParts:
+    runs = settings.runs
+    return ThreadParts(
+        graph=graph,
+        storage=storage,
+        policy=Filter.of(settings.events),
+        run_limits=RunLimits(
+            timeout_seconds=runs.timeout_seconds,
+            cancel_deadline_seconds=runs.cancel_deadline_seconds,
+            recursion_limit=runs.recursion_limit or _NO_LIMIT,
+            durability=settings.storage.durability,
+        ),
+        max_queued=runs.max_queued or _NO_LIMIT,
+        disconnect_grace_seconds=runs.disconnect_grace_seconds,
+        max_log_bytes=settings.log.max_bytes_per_thread,
+        history_page=settings.limits.history_page or _NO_LIMIT,
+    )
+
+
+def _connector(settings: Settings) -> http.Handler:
+    server = settings.server
+
+    async def connect(request: web.Request) -> web.StreamResponse:
+        """``GET /ws``: refuse what the protocol refuses before the upgrade, attach the rest to their threads."""
+        check_origin(request, server.allowed_origins)
+        wanted = read_query(request.query, settings.runs.on_disconnect, allow_raw=settings.events.allow_raw)
+        hub, connections = request.app[http.HUB], request.app[CONNECTIONS]
+        connection = Connection(_connection_settings(settings, request.app[MODEL]), wanted.on_disconnect)
+        if hub.draining:
+            return await connection.refuse(request, CloseCode.OVER_CAPACITY, "the server is going to stop")
+        if server.max_connections and len(connections) >= server.max_connections:
+            return await connection.refuse(request, CloseCode.OVER_CAPACITY, "too many connections")
+        thread = hub.get(wanted.thread_id or hub.mint(), minted=wanted.thread_id is None)
+        connections.add(connection)
+        try:
+            return await connection.serve(request, thread, wanted)
+        finally:
+            connections.discard(connection)
+
+    return connect
+
+
+def _connection_settings(settings: Settings, model: Model) -> ConnectionSettings:
+    server = settings.server
+    return ConnectionSettings(
+        heartbeat_seconds=server.heartbeat_seconds,
+        max_message_bytes=server.max_message_bytes,
+        allow_raw=settings.events.allow_raw,
+        ready={
+            "protocol": SUBPROTOCOL,
+            "server": f"threadwire/{threadwire.__version__}",
+            "model": model.description(),
+            "heartbeat_seconds": server.heartbeat_seconds,
+            "limits": {
+                "max_message_bytes": server.max_message_bytes,
+                "history_page": settings.limits.history_page,
+                "max_queued": settings.runs.max_queued,
+            },
+        },
+    )
+
+
+def _guard(settings: Settings) -> Middleware:
+    """Refuse what comes by a foreign name, and what a foreign page sends that is more than a plain read."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: http.Handler) -> web.StreamResponse:
+        if settings.auth.mode == "none" and not settings.auth.insecure:
+            check_host(request)
+        if request.method not in ("GET", "HEAD"):
+            check_origin(request, settings.server.allowed_origins)
+        return await handler(request)
+
+    return guard
+
+
+async def _close_connections(app: web.Application) -> None:
+    """Let every client read what it has not read, then close with 1012."""
+    for connection in list(app[CONNECTIONS]):
+        connection.end(CloseCode.RESTART, "the server stops")
+    deadline = asyncio.get_running_loop().time() + _CLOSE_SECONDS
+    while app[CONNECTIONS] and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.02)
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+def serve(settings: Settings, *, debug: bool = False) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. Raises ``StartupError`` where it cannot start."""
+    with asyncio.Runner(debug=debug, loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings))
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Uvloop's, where it is installed (extra ``speed``)."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _serve(settings: Settings) -> None:
+    server = settings.server
+    app = make_app(settings)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, server.host, server.port)
+        try:
+            await site.start()
+        except OSError as error:
+            why = error.strerror or str(error)
+            hint = "take another port with --port" if error.errno == errno.EADDRINUSE else "check server.host"
+            raise StartupError(f"cannot listen on {server.host}:{server.port}: {why}; {hint}") from error
+        _announce(settings, app, runner)
+        await _wait_and_drain(app, server.drain_seconds)
+    finally:
+        await runner.cleanup()
+
+
+def _announce(settings: Settings, app: web.Application, runner: web.AppRunner) -> None:
+    host, port = runner.addresses[0][:2]
+    shown = f"[{host}]" if ":" in host else host
+    model = app[MODEL]
+    logger.info(
+        "serving",
+        url=f"http://{shown}:{port}",
+        graph=settings.graph or "built-in agent",
+        model=model.name,
+        why=model.why,
+        storage=settings.storage.url,
+    )
+
+
+async def _wait_and_drain(app: web.Application, drain_seconds: float) -> None:
+    """Wait for a signal; then start nothing new, tell the clients, let runs finish. A second signal hurries."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, on_signal)
+    await stop.wait()
+    hub = app[http.HUB]
+    hub.drain()
+    logger.info("draining", runs=hub.active, connections=len(app[CONNECTIONS]), seconds=drain_seconds)
+    for connection in list(app[CONNECTIONS]):
+        delay = round(random.uniform(0.5, 3.0), 2)  # noqa: S311 -- jitter, so that clients do not come back all at once
+        connection.tell({"type": "goaway", "reason": "shutdown", "reconnect_after_seconds": delay})
+    finishing = asyncio.create_task(hub.finish_runs(drain_seconds))
+    hurried = asyncio.create_task(hurry.wait())
+    await asyncio.wait({finishing, hurried}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (finishing, hurried):
+        task.cancel()
+    await asyncio.wait({finishing, hurried})

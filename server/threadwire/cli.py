@@ -1,0 +1,179 @@
+"""The ``threadwire`` command. Each subcommand imports what it needs: ``--help`` loads nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from threadwire import __version__
+from threadwire.errors import StartupError
+
+#: Exit codes: what the operator can mend, and Ctrl-C (128 + SIGINT).
+EXIT_STARTUP_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and give the exit code; a ``StartupError`` is told in a line and is 2.
+
+    Raises:
+        SystemExit: argparse's, after ``--help``, ``--version`` or a wrong argument.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except StartupError as error:
+        if args.debug:
+            traceback.print_exc()
+        for line in error.message.splitlines():
+            print(f"threadwire: {line}", file=sys.stderr)
+        return EXIT_STARTUP_ERROR
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="threadwire",
+        description="Serve any LangGraph graph as persistent, multi-session chat over WebSocket.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"threadwire {__version__}")
+    parser.set_defaults(debug=False)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_serve(commands)
+    _add_config(commands)
+    _add_simulate(commands)
+    return parser
+
+
+# --- serve --------------------------------------------------------------------------------------------------
+
+
+def _add_serve(commands: Any) -> None:
+    about = "serve a graph, or the built-in one"
+    serve = commands.add_parser("serve", help=about, description=about.capitalize() + ".", allow_abbrev=False)
+    serve.add_argument(
+        "graph",
+        metavar="GRAPH",
+        nargs="?",
+        help="package.module:attribute or path/to/file.py:attribute",
+    )
+    _add_config_file(serve)
+    serve.add_argument("--host", help="the address to listen on")
+    serve.add_argument("--port", type=int, help="the port to listen on; 0 takes a free one")
+    serve.add_argument("--debug", action="store_true", help="log more, and show tracebacks")
+    serve.set_defaults(run=_serve)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from threadwire import config
+
+    settings = config.load(args.config, _overrides(args))
+    # langgraph reads it when it is imported: a tampered database must not run code.
+    os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
+    from threadwire import app
+
+    return app.serve(settings, debug=args.debug)
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    overrides: dict[str, Any] = {}
+    if args.graph is not None:
+        overrides["graph"] = args.graph
+    server = {key: value for key in ("host", "port") if (value := getattr(args, key)) is not None}
+    if server:
+        overrides["server"] = server
+    return overrides
+
+
+# --- config -------------------------------------------------------------------------------------------------
+
+
+def _add_config(commands: Any) -> None:
+    about = "show or check the configuration"
+    config = commands.add_parser(
+        "config", help=about, description=about.capitalize() + ".", allow_abbrev=False
+    )
+    actions = config.add_subparsers(metavar="ACTION", required=True)
+    for name, run, what in (
+        ("show", _config_show, "print the settings in force as YAML, secrets masked"),
+        ("check", _config_check, "say whether the configuration is right"),
+    ):
+        action = actions.add_parser(name, help=what, description=what.capitalize() + ".", allow_abbrev=False)
+        _add_config_file(action)
+        action.set_defaults(run=run)
+
+
+def _config_show(args: argparse.Namespace) -> int:
+    from threadwire import config
+
+    settings, sources = config.load_with_sources(args.config)
+    print(f"# from: {', '.join(sources)}")
+    print(config.dump_yaml(settings), end="")
+    return 0
+
+
+def _config_check(args: argparse.Namespace) -> int:
+    from threadwire import config
+
+    _, sources = config.load_with_sources(args.config)
+    print(f"ok: {', '.join(sources)}")
+    return 0
+
+
+def _add_config_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="the configuration file (default: ./config.yaml, where there is one)",
+    )
+
+
+# --- simulate -----------------------------------------------------------------------------------------------
+
+
+def _add_simulate(commands: Any) -> None:
+    about = "run the simulated model as an OpenAI-compatible HTTP server, for tests and load"
+    simulate = commands.add_parser("simulate", help=about, description=about + ".", allow_abbrev=False)
+    simulate.add_argument(
+        "--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)"
+    )
+    simulate.add_argument("--port", type=int, default=8100, help="the port (default: %(default)s)")
+    simulate.add_argument(
+        "--tokens-per-second",
+        metavar="R",
+        type=float,
+        default=50.0,
+        help="speed; 0: as fast as it can (default: 50)",
+    )
+    simulate.add_argument(
+        "--first-token-ms",
+        metavar="F",
+        type=float,
+        default=200,
+        help="silence before the first token (default: 200)",
+    )
+    simulate.add_argument(
+        "--tokens", metavar="N", type=int, help="length of an answer (default: as the input asks)"
+    )
+    simulate.set_defaults(run=_simulate)
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    from threadwire import simulate
+
+    simulate.run(
+        host=args.host,
+        port=args.port,
+        tokens_per_second=args.tokens_per_second,
+        first_token_ms=args.first_token_ms,
+        tokens=args.tokens,
+    )
+    return 0

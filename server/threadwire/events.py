@@ -1,0 +1,513 @@
+"""Which of a graph's events a reader sees, and as which frame.
+
+A ``Translator`` is fed the ``astream_events(version="v2")`` events of one run, in order, and gives the frames of the
+thread's log. It also keeps the run's transcript: what each model call has said so far and which tool calls are open, for
+``history`` in mid-run and for making a cut-off turn whole.
+
+The server's policy (a ``Filter`` over an event's type, name and tags) is applied here, once for all readers; a reader's own
+filter acts at its cursor, on the ``Origin`` a frame carries. Pure and table-driven: knows no asyncio, no clock (times
+come in as arguments), no log.
+
+What LangChain's events do not say themselves (tried on langchain-core 1.7, langgraph 1.2): a tool's ``tool_call_id`` at its
+start and whether a model call is structured output are in the callbacks only, so ``Marks`` collects them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+
+from threadwire.history import Said, content_of, message_id, text_of, to_wire
+from threadwire.jsonsafe import json_safe
+
+#: The name of the root run, by which its events are picked out of the stream.
+ROOT = "threadwire"
+#: Documents of one retrieval that are sent, and characters of each.
+MAX_DOCUMENTS, MAX_DOCUMENT_CHARS = 20, 2000
+
+
+class Origin(NamedTuple):
+    """The event a frame was made from, as the six filters see it."""
+
+    type: str
+    name: str
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """LangChain's six filters: includes are a union, excludes come after; empty is no filter.
+
+    The meaning is that of ``astream_events``' arguments, except that a custom event's type is ``custom``
+    (LangChain takes the event's own name for its type).
+    """
+
+    include_types: frozenset[str] = frozenset()
+    include_names: frozenset[str] = frozenset()
+    include_tags: frozenset[str] = frozenset()
+    exclude_types: frozenset[str] = frozenset()
+    exclude_names: frozenset[str] = frozenset()
+    exclude_tags: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, source: Any) -> Filter:
+        """The filter of anything with the six fields as lists: the config's ``events``, a ``subscribe``."""
+        return cls(**{name: frozenset(getattr(source, name)) for name in cls.__dataclass_fields__})
+
+    def passes(self, origin: Origin) -> bool:
+        """Whether a reader with this filter sees what came from ``origin``."""
+        if self.include_types or self.include_names or self.include_tags:
+            included = (
+                origin.type in self.include_types
+                or origin.name in self.include_names
+                or not self.include_tags.isdisjoint(origin.tags)
+            )
+            if not included:
+                return False
+        return (
+            origin.type not in self.exclude_types
+            and origin.name not in self.exclude_names
+            and self.exclude_tags.isdisjoint(origin.tags)
+        )
+
+
+class WantedTypes(list[str]):
+    """The ``include_types`` given to ``astream_events``: every type but chains, prompts and parsers.
+
+    LangChain only ever asks ``type in include_types``, and takes a custom event's name for its type, so the types to let
+    through cannot be listed; the ones to keep out can. The root's own chain events come in by its name.
+    """
+
+    def __contains__(self, kind: object) -> bool:
+        return kind not in ("chain", "prompt", "parser")
+
+
+@dataclass(slots=True)
+class Marks:
+    """What only the callbacks say, by LangChain run id."""
+
+    tool_call_ids: dict[str, str] = field(default_factory=dict)
+    structured: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Call:
+    """One model call."""
+
+    origin: Origin
+    visible: bool
+    node: str | None
+    #: The id of the root graph's task it runs in: with it, the state can tell whether that task's work is stored.
+    task_id: str | None
+    #: Whether its text may be kept if the turn is cut off: not a tool's own model, not structured output.
+    kept: bool
+    #: Structured output's tool call is its format: nothing will be called.
+    structured: bool
+    message_id: str = ""
+    parts: list[str] = field(default_factory=list)
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    ended: bool = False
+
+
+@dataclass(slots=True)
+class _Tool:
+    call_id: str
+    name: str
+    visible: bool
+    started_at: float
+
+
+@dataclass(slots=True)
+class _OpenCall:
+    """A ``tool_call`` that was told and has no ``tool_result`` yet."""
+
+    name: str
+    origin: Origin
+    hidden: bool = False
+    started_at: float | None = None
+
+
+Told: TypeAlias = tuple[dict[str, Any], Origin | None]
+
+
+class Translator:
+    """The events of one run, as frames. See the module."""
+
+    def __init__(self, run_id: str, policy: Filter, marks: Marks, known: set[str], messages_key: str = "messages") -> None:
+        self.run_id = run_id
+        self._policy = policy
+        self._marks = marks
+        # Ids of the thread's messages that readers know of; grows as the run tells more. Owned by the thread.
+        self._known = known
+        self._key = messages_key
+        self._calls: dict[str, _Call] = {}
+        self._tools: dict[str, _Tool] = {}
+        self._open: dict[str, _OpenCall] = {}
+        self._results: list[dict[str, Any]] = []
+        self._told_text: dict[str, str] = {}
+        self._told_calls: set[str] = set()
+        #: The thread's messages as the graph had them at its last step; None before the first.
+        self.state: Sequence[BaseMessage] | None = None
+        #: Whether the graph said that it waits for a person.
+        self.interrupted = False
+        self.usage = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+        self.has_usage = False
+        self._table: dict[str, Callable[[Any, float], Iterator[Told]]] = {
+            "on_chat_model_start": self._model_start,
+            "on_llm_start": self._model_start,
+            "on_chat_model_stream": self._model_stream,
+            "on_llm_stream": self._model_stream,
+            "on_chat_model_end": self._model_end,
+            "on_llm_end": self._llm_end,
+            "on_tool_start": self._tool_start,
+            "on_tool_end": self._tool_end,
+            "on_tool_error": self._tool_error,
+            "on_retriever_end": self._retriever_end,
+            "on_custom_event": self._custom_event,
+            "on_chain_stream": self._root_stream,
+        }
+
+    def feed(self, event: Any, now: float) -> Iterator[Told]:
+        """The frames one event becomes, each with its origin (None: no filter hides it). ``now`` in seconds."""
+        handler = self._table.get(event["event"])
+        return handler(event, now) if handler is not None else iter(())
+
+    # --- what the run has said so far -------------------------------------------------------------------------------------
+
+    def said(self, unfinished_tasks: set[str] | None = None) -> list[Said]:
+        """What model calls said that the graph may not have stored, in the order they began.
+
+        ``unfinished_tasks``: ids of the root graph's tasks whose work is not stored; None: not asked yet, give all since
+        the last step.
+        """
+        return [
+            Said(call.message_id, "".join(call.parts), call.tool_calls, call.ended)
+            for call in self._calls.values()
+            if call.visible and call.kept and (call.parts or call.tool_calls)
+            if unfinished_tasks is None or call.task_id in unfinished_tasks
+        ]
+
+    def overlay(self) -> list[dict[str, Any]]:
+        """The messages being written, as the wire has them: after the stored ones, in ``history``."""
+        stored = {message.id for message in self.state or ()}
+        messages: list[dict[str, Any]] = []
+        for said in self.said():
+            if said.message_id in stored:
+                continue
+            wire: dict[str, Any] = {"id": said.message_id, "role": "assistant", "content": said.text}
+            if not said.ended:
+                wire["status"] = "running"
+            if said.tool_calls:
+                wire["tool_calls"] = said.tool_calls
+            messages.append(wire)
+        answered = {message.tool_call_id for message in self.state or () if isinstance(message, ToolMessage)}
+        messages.extend(result for result in self._results if result["tool_call_id"] not in answered)
+        return messages
+
+    def close_tools(self, results: Sequence[ToolMessage], now: float) -> Iterator[Told]:
+        """A ``tool_result`` for each call still open when the run ends: as stored in ``results``, else an error."""
+        by_call = {message.tool_call_id: message for message in results}
+        for call_id in list(self._open):
+            message = by_call.get(call_id)
+            if message is not None:
+                status = "error" if message.status == "error" else "ok"
+                yield from self._result(call_id, content_of(message), status, now)
+            else:
+                yield from self._result(call_id, "The tool did not finish.", "error", now)
+
+    # --- models -----------------------------------------------------------------------------------------------------------
+
+    def _model_start(self, event: Any, _now: float) -> Iterator[Told]:
+        self._call(event)
+        return iter(())
+
+    def _call(self, event: Any) -> _Call:
+        key = event["run_id"]
+        call = self._calls.get(key)
+        if call is None:
+            metadata = event["metadata"]
+            kind = "llm" if event["event"].startswith("on_llm") else "chat_model"
+            origin = Origin(kind, event["name"], tuple(event.get("tags") or ()))
+            inside_tool = any(parent in self._tools for parent in event.get("parent_ids") or ())
+            call = _Call(
+                origin=origin,
+                visible=self._policy.passes(origin),
+                node=metadata.get("langgraph_node"),
+                task_id=_root_task(metadata),
+                kept=not inside_tool and key not in self._marks.structured,
+                structured=key in self._marks.structured,
+                message_id=key,
+            )
+            self._calls[key] = call
+        return call
+
+    def _model_stream(self, event: Any, _now: float) -> Iterator[Told]:
+        call = self._calls.get(event["run_id"]) or self._call(event)
+        if not call.visible:
+            return
+        chunk = event["data"]["chunk"]
+        content = getattr(chunk, "content", None)
+        if content is None:
+            text, reasoning = (chunk if isinstance(chunk, str) else str(getattr(chunk, "text", ""))), ""
+        elif isinstance(content, str):
+            text, reasoning = content, chunk.additional_kwargs.get("reasoning_content") or ""
+        else:
+            text, reasoning = _split(chunk)
+        if not call.parts and getattr(chunk, "id", None):
+            call.message_id = chunk.id
+        if reasoning:
+            yield self._text("reasoning", call, reasoning), call.origin
+        if text:
+            call.parts.append(text)
+            yield self._text("token", call, text), call.origin
+
+    def _text(self, kind: str, call: _Call, content: str) -> dict[str, Any]:
+        return {
+            "type": kind,
+            "run_id": self.run_id,
+            "message_id": call.message_id,
+            "node": call.node,
+            "content": content,
+        }
+
+    def _model_end(self, event: Any, now: float) -> Iterator[Told]:
+        call = self._call(event)
+        call.ended = True
+        output = event["data"].get("output")
+        if not isinstance(output, AIMessage):
+            return
+        if not call.parts and output.id:
+            call.message_id = output.id
+        if call.visible:
+            text = text_of(output)
+            if text and not call.parts:
+                # A model that does not stream: one frame with the whole text.
+                call.parts.append(text)
+                yield self._text("token", call, text), call.origin
+            self._told_text[call.message_id] = "".join(call.parts)
+            yield from self._tool_calls(call, output)
+        if output.usage_metadata:
+            yield from self._usage(call, output)
+
+    def _llm_end(self, event: Any, _now: float) -> Iterator[Told]:
+        call = self._call(event)
+        call.ended = True
+        output = event["data"].get("output")
+        if not call.visible or call.parts:
+            return
+        generations = output.get("generations") if isinstance(output, dict) else None
+        text = generations[0][0].get("text", "") if generations and generations[0] else ""
+        if text:
+            call.parts.append(text)
+            yield self._text("token", call, text), call.origin
+
+    def _tool_calls(self, call: _Call, output: AIMessage) -> Iterator[Told]:
+        if call.structured:
+            return
+        for wanted in output.tool_calls:
+            call_id = wanted["id"] or f"{call.message_id}-{len(call.tool_calls)}"
+            origin = Origin("tool", wanted["name"], call.origin.tags)
+            if self._policy.passes(origin):
+                args = json_safe(wanted["args"])
+                call.tool_calls.append({"id": call_id, "name": wanted["name"], "args": args})
+                yield from self._tool_call(call_id, wanted["name"], args, call.node, origin)
+
+    def _usage(self, call: _Call, output: AIMessage) -> Iterator[Told]:
+        found = output.usage_metadata
+        assert found is not None  # noqa: S101 -- the caller looked
+        self.has_usage = True
+        for key in self.usage:
+            self.usage[key] += int(found.get(key) or 0)  # type: ignore[call-overload]
+        details = {
+            key: dict(value) for key in ("input_token_details", "output_token_details") if (value := found.get(key))
+        }
+        if call.visible:
+            frame = {
+                "type": "usage",
+                "run_id": self.run_id,
+                "message_id": call.message_id,
+                "model": output.response_metadata.get("model_name"),
+                "input_tokens": found["input_tokens"],
+                "output_tokens": found["output_tokens"],
+                "total_tokens": found["total_tokens"],
+                "details": details,
+            }
+            yield frame, call.origin
+
+    # --- tools ------------------------------------------------------------------------------------------------------------
+
+    def _tool_start(self, event: Any, now: float) -> Iterator[Told]:
+        key = event["run_id"]
+        origin = Origin("tool", event["name"], tuple(event.get("tags") or ()))
+        call_id = self._marks.tool_call_ids.pop(key, None) or key
+        visible = self._policy.passes(origin)
+        self._tools[key] = _Tool(call_id, event["name"], visible, now)
+        if visible and call_id not in self._told_calls:
+            # Not asked for by a model that readers see: a node called it itself.
+            args = json_safe(event["data"].get("input") or {})
+            node = event["metadata"].get("langgraph_node")
+            yield from self._tool_call(call_id, event["name"], args if isinstance(args, dict) else {}, node, origin)
+        if call_id in self._open:
+            self._open[call_id].started_at = now
+            self._open[call_id].hidden = not visible
+
+    def _tool_call(self, call_id: str, name: str, args: Any, node: str | None, origin: Origin) -> Iterator[Told]:
+        self._told_calls.add(call_id)
+        self._open[call_id] = _OpenCall(name, origin)
+        frame = {"type": "tool_call", "run_id": self.run_id, "id": call_id, "name": name, "args": args, "node": node}
+        yield frame, origin
+
+    def _tool_end(self, event: Any, now: float) -> Iterator[Told]:
+        tool = self._tools.get(event["run_id"])
+        if tool is None:
+            return
+        output = event["data"].get("output")
+        message = _tool_message(output, tool.call_id)
+        if message is not None:
+            result: Any = content_of(message)
+            status = "error" if message.status == "error" else "ok"
+        else:
+            result, status = json_safe(output), "ok"
+        yield from self._result(tool.call_id, result, status, now)
+
+    def _tool_error(self, event: Any, now: float) -> Iterator[Told]:
+        tool = self._tools.get(event["run_id"])
+        if tool is not None:
+            # The exception's own words are the operator's: they can hold anything.
+            yield from self._result(tool.call_id, f"The tool {tool.name} failed.", "error", now)
+
+    def _result(self, call_id: str, result: Any, status: str, now: float) -> Iterator[Told]:
+        told = self._open.pop(call_id, None)
+        if told is None:
+            return
+        shown = None if told.hidden else result
+        duration = None if told.started_at is None else round((now - told.started_at) * 1000)
+        self._results.append(
+            {
+                "id": f"result-{call_id}",
+                "role": "tool",
+                "content": shown if isinstance(shown, str | list) else "",
+                "tool_call_id": call_id,
+                "name": told.name,
+                **({"status": "failed"} if status == "error" else {}),
+            }
+        )
+        frame = {
+            "type": "tool_result",
+            "run_id": self.run_id,
+            "id": call_id,
+            "name": told.name,
+            "result": shown,
+            "status": status,
+            "duration_ms": duration,
+        }
+        yield frame, told.origin
+
+    # --- the rest ---------------------------------------------------------------------------------------------------------
+
+    def _retriever_end(self, event: Any, _now: float) -> Iterator[Told]:
+        origin = Origin("retriever", event["name"], tuple(event.get("tags") or ()))
+        if not self._policy.passes(origin):
+            return
+        documents = event["data"].get("output") or []
+        frame = {
+            "type": "retrieval",
+            "run_id": self.run_id,
+            "name": event["name"],
+            "query": str((event["data"].get("input") or {}).get("query", "")),
+            "documents": [
+                {
+                    "id": document.id,
+                    "page_content": document.page_content[:MAX_DOCUMENT_CHARS],
+                    "metadata": json_safe(document.metadata, 4096),
+                }
+                for document in documents[:MAX_DOCUMENTS]
+            ],
+            "status": "ok",
+        }
+        yield frame, origin
+
+    def _custom_event(self, event: Any, _now: float) -> Iterator[Told]:
+        yield from self._custom(event["name"], event["data"], tuple(event.get("tags") or ()))
+
+    def _custom(self, name: str, data: Any, tags: tuple[str, ...] = ()) -> Iterator[Told]:
+        origin = Origin("custom", name, tags)
+        if self._policy.passes(origin):
+            yield {"type": "custom", "run_id": self.run_id, "name": name, "data": json_safe(data)}, origin
+
+    def _root_stream(self, event: Any, now: float) -> Iterator[Told]:
+        if event["name"] != ROOT or event.get("parent_ids"):
+            return
+        namespace, mode, payload = event["data"]["chunk"]
+        if mode == "custom":
+            yield from self._custom("custom", payload)
+        elif mode == "values" and not namespace and isinstance(payload, dict):
+            if "__interrupt__" in payload:
+                self.interrupted = True
+            messages = payload.get(self._key)
+            if isinstance(messages, list):
+                yield from self._step(messages, now)
+
+    def _step(self, messages: Sequence[BaseMessage], now: float) -> Iterator[Told]:
+        """The graph has finished a step: tell what it added and the tokens did not."""
+        first = self.state is None
+        self.state = messages
+        added: list[tuple[str, BaseMessage]] = []
+        for index in range(len(messages) - 1, -1, -1):
+            identity = message_id(messages[index], index)
+            if identity in self._known:
+                break
+            added.append((identity, messages[index]))
+        for identity, message in reversed(added):
+            self._known.add(identity)
+            if isinstance(message, ToolMessage) and message.tool_call_id in self._told_calls:
+                # A call the tool node answered itself (an unknown tool, bad arguments) has had no tool event.
+                status = "error" if message.status == "error" else "ok"
+                yield from self._result(message.tool_call_id, content_of(message), status, now)
+            elif not self._told_whole(identity, message):
+                yield {"type": "message", "message": to_wire(message, identity)}, None
+        if not first:
+            # What ended before this step is settled: the graph's state says what became of it.
+            for key in [key for key, call in self._calls.items() if call.ended]:
+                del self._calls[key]
+            self._results.clear()
+
+    def _told_whole(self, identity: str, message: BaseMessage) -> bool:
+        if isinstance(message, HumanMessage | ToolMessage) or not isinstance(message, AIMessage):
+            return False
+        told = self._told_text.pop(identity, None)
+        calls = {call["id"] for call in message.tool_calls}
+        return told is not None and told == text_of(message) and calls <= self._told_calls
+
+
+def _root_task(metadata: dict[str, Any]) -> str | None:
+    namespace = metadata.get("langgraph_checkpoint_ns")
+    return namespace.split("|", 1)[0].rpartition(":")[2] if isinstance(namespace, str) else None
+
+
+def _split(chunk: Any) -> tuple[str, str]:
+    """Text and reasoning of a chunk whose content is blocks."""
+    text, reasoning = [], []
+    for block in chunk.content_blocks:
+        if block.get("type") == "text":
+            text.append(block.get("text") or "")
+        elif block.get("type") == "reasoning":
+            reasoning.append(block.get("reasoning") or "")
+    return "".join(text), "".join(reasoning)
+
+
+def _tool_message(output: Any, call_id: str) -> ToolMessage | None:
+    """The ToolMessage in what a tool gave: itself, in a list, or in a ``Command``'s update."""
+    if isinstance(output, ToolMessage):
+        return output
+    update = getattr(output, "update", None)
+    if isinstance(update, dict):
+        output = update.get("messages")
+    if isinstance(output, list):
+        for item in output:
+            if isinstance(item, ToolMessage) and item.tool_call_id == call_id:
+                return item
+    return None

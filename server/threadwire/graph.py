@@ -1,0 +1,206 @@
+"""What is served: the user's graph, or the built-in one, compiled with our checkpointer and store.
+
+``open_graph("module:attribute", …)`` takes a compiled graph, a ``StateGraph`` builder, a (async) factory of either, or
+an async context manager that gives either. Knows nothing of threads, sockets or frames.
+
+A compiled graph is served as a copy of itself (``Pregel.copy``), so that what its author compiled in (name, cache,
+breakpoints) stays. A copy loses the allow-list that strict deserialisation needs, and would hand the graph's own
+dataclasses back as dicts on the second turn; so it is taken from a compilation of the same builder and given to each saver.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.graph import StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.store.base import BaseStore
+from pydantic import TypeAdapter, ValidationError
+
+from threadwire.errors import InvalidArgument, StartupError
+
+#: The state's channel that holds the conversation.
+MESSAGES = "messages"
+#: A node that only ``Graph.for_repair``'s copy has. It has no edges, so writing in its name runs nobody's router.
+REPAIR_NODE = "threadwire_repair"
+
+
+class Graph:
+    """A served graph: a template from which each run gets a copy of its own."""
+
+    def __init__(self, compiled: CompiledStateGraph[Any, Any, Any, Any], saver: BaseCheckpointSaver[str], name: str) -> None:
+        self.name = name
+        self._compiled = compiled
+        self._repair = _with_repair_node(compiled.builder).compile(checkpointer=saver)
+        allowed = self._repair.checkpointer
+        # With LANGGRAPH_STRICT_MSGPACK, compiling has derived a saver that may read the schemas' own types.
+        self._serde = allowed.serde if isinstance(allowed, BaseCheckpointSaver) else saver.serde
+        schema = compiled.context_schema
+        self._context: TypeAdapter[Any] | None = TypeAdapter(schema) if schema is not None else None
+        #: Whether it was compiled to stop before or after nodes, which no event tells.
+        self.has_breakpoints = bool(compiled.interrupt_before_nodes or compiled.interrupt_after_nodes)
+
+    def for_run(self, saver: BaseCheckpointSaver[str], store: BaseStore) -> CompiledStateGraph[Any, Any, Any, Any]:
+        """A copy for one run, which writes through ``saver`` and ``store``."""
+        saver.serde = self._serde
+        return self._compiled.copy({"checkpointer": saver, "store": store})
+
+    def for_state(self, saver: BaseCheckpointSaver[str]) -> CompiledStateGraph[Any, Any, Any, Any]:
+        """A copy to read and mend a thread's state with; it also has ``REPAIR_NODE``."""
+        reader = copy.copy(saver)
+        reader.serde = self._serde
+        return self._repair.copy({"checkpointer": reader})
+
+    def check_context(self, context: dict[str, Any] | None) -> Any:
+        """The runtime context for a run, of the graph's ``context_schema``; raises ``InvalidArgument``."""
+        if self._context is None:
+            if context is not None:
+                raise InvalidArgument("context", "the served graph takes no context")
+            return None
+        try:
+            return self._context.validate_python(context if context is not None else {})
+        except ValidationError as invalid:
+            first = invalid.errors(include_url=False)[0]
+            where = ".".join(["context", *(str(part) for part in first["loc"])])
+            raise InvalidArgument(where, first["msg"]) from None
+
+
+@asynccontextmanager
+async def open_graph(
+    target: str | None,
+    *,
+    saver: BaseCheckpointSaver[str],
+    model: BaseChatModel,
+    system_prompt: str,
+) -> AsyncIterator[Graph]:
+    """Load and compile what is served; ``target`` None is the built-in chat on ``model``.
+
+    Raises:
+        StartupError: the target does not import, is no graph, or its state has no messages. One line that says which.
+    """
+    async with AsyncExitStack() as stack:
+        if target is None:
+            from threadwire.agent import build_agent
+
+            found: Any = build_agent(model, system_prompt)
+        else:
+            found = await _resolve(_load(target), target, stack)
+        compiled = _compile(found, target or "the built-in agent")
+        name = target or "agent"
+        if MESSAGES not in compiled.channels:
+            message = f"{name}: its state has no {MESSAGES!r}, which is where a conversation lives"
+            raise StartupError(f"{message}; derive the state from langgraph.graph.MessagesState")
+        yield Graph(compiled, saver, name)
+
+
+def _load(target: str) -> Any:
+    where, colon, attribute = target.rpartition(":")
+    if not colon or not where or not attribute:
+        raise StartupError(f"graph: expected module:attribute or path/to/file.py:attribute, got {target!r}")
+    # The directory the command is run in is importable, as with `python -m`.
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = _import_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+    except StartupError:
+        raise
+    except Exception as error:
+        raise StartupError(f"graph: cannot import {where}: {_one_line(error)}") from error
+    found: Any = module
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise StartupError(f"graph: {where} has no attribute {attribute!r}") from None
+    return found
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise StartupError(f"graph: there is no file {path}")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        # As if it were run as a script: its own siblings are importable.
+        sys.path.insert(0, folder)
+    # Registered under its own name: the checkpointer finds the state's classes again by module and name.
+    name = path.stem if path.stem not in sys.modules else f"threadwire_graph_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise StartupError(f"graph: {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+async def _resolve(found: Any, target: str, stack: AsyncExitStack) -> Any:
+    """Call factories and enter context managers until there is a graph."""
+    for _ in range(4):
+        if isinstance(found, CompiledStateGraph | StateGraph):
+            return found
+        try:
+            if hasattr(found, "__aenter__"):
+                found = await stack.enter_async_context(found)
+            elif inspect.isawaitable(found):
+                found = await found
+            elif callable(found):
+                found = found({"configurable": {}}) if _takes_config(found) else found()
+            else:
+                break
+        except Exception as error:
+            raise StartupError(f"graph: {target} failed: {_one_line(error)}") from error
+    if isinstance(found, CompiledStateGraph | StateGraph):
+        return found
+    expected = "a compiled graph, a StateGraph, a factory or an async context manager of one"
+    raise StartupError(f"graph: expected {target} to be {expected}, got {type(found).__name__}")
+
+
+def _takes_config(factory: Any) -> bool:
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(p.kind in kinds and (p.default is inspect.Parameter.empty or p.name == "config") for p in parameters)
+
+
+def _compile(found: Any, target: str) -> CompiledStateGraph[Any, Any, Any, Any]:
+    if isinstance(found, CompiledStateGraph):
+        return found
+    try:
+        return found.compile()  # type: ignore[no-any-return]
+    except Exception as error:
+        raise StartupError(f"graph: {target} does not compile: {_one_line(error)}") from error
+
+
+def _with_repair_node(builder: StateGraph[Any, Any, Any, Any]) -> StateGraph[Any, Any, Any, Any]:
+    clone = copy.copy(builder)
+    clone.nodes = dict(builder.nodes)
+    # Adding to a builder that was compiled warns that the compiled graph will not have it: that is what is wanted.
+    clone.compiled = False
+
+    async def nothing(_state: Any) -> None:
+        """Run by nobody: its name is what is needed."""
+
+    clone.add_node(REPAIR_NODE, nothing)
+    return clone
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,216 @@
+"""Everything beside the socket: health, the protocol's schema, a turn as a stream of lines, threads.
+
+Handlers only translate: what they ask for is done by the hub and its threads. Failures come out as
+``{"error": {"code", "message"}}`` with the status of their class.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+from aiohttp import web
+
+from threadwire.errors import Gap, InternalError, NoSuchRun, ThreadwireError, TooLarge
+from threadwire.hub import Hub
+from threadwire.log import Cursor
+from threadwire.logs import get_logger
+from threadwire.protocol import Cancel, Send, check_thread_id, decode_object, encode, json_schema, validate_command
+from threadwire.storage import OnDisconnect, RunRow, Storage
+from threadwire.thread import Thread
+from threadwire.upgrade import read_on_disconnect
+
+logger = get_logger(__name__)
+
+#: How often a stream that has nothing to send looks whether its client is still there. aiohttp tells a handler of a
+#: lost client only by cancelling it, for all routes or none, and a WebSocket's must not be cut between two frames.
+_LOOK_SECONDS = 0.1
+
+
+def error_response(error: ThreadwireError) -> web.Response:
+    """A failure as HTTP."""
+    headers = {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_seconds)))
+    body = {"error": {"code": error.code, "message": error.message}}
+    return web.Response(
+        status=error.http_status, body=encode(body), content_type="application/json", headers=headers
+    )
+
+
+HUB = web.AppKey("hub", Hub)
+STORAGE: web.AppKey[Storage] = web.AppKey("storage", Storage)  # type: ignore[type-abstract]
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Routes:
+    """The handlers. The application's hub and storage are there once it has started."""
+
+    def __init__(self, on_disconnect: OnDisconnect) -> None:
+        self._on_disconnect = on_disconnect
+        self._schema = encode(json_schema())
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Register them."""
+        router.add_get("/healthz", self.healthz)
+        router.add_get("/readyz", self.readyz)
+        router.add_get("/protocol.json", self.protocol)
+        router.add_post("/threads/{thread_id}/runs/stream", self.stream)
+        router.add_post("/threads/{thread_id}/runs/{run_id}/cancel", self.cancel)
+        router.add_delete("/threads/{thread_id}", self.delete)
+
+    async def healthz(self, _request: web.Request) -> web.Response:
+        """Alive."""
+        return web.json_response({"status": "ok"})
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """Ready to take a new connection: not draining, and the database takes a write."""
+        if request.app[HUB].draining:
+            return web.json_response({"status": "draining"}, status=503)
+        try:
+            await request.app[STORAGE].check()
+        except ThreadwireError as error:
+            return error_response(error)
+        return web.json_response({"status": "ready"})
+
+    async def protocol(self, _request: web.Request) -> web.Response:
+        """JSON Schema of every command and frame."""
+        return web.Response(body=self._schema, content_type="application/json")
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """Delete a thread: its run is stopped, its readers are closed with 4404, every row of it goes."""
+        thread_id = check_thread_id(request.match_info["thread_id"])
+        if not await request.app[HUB].delete(thread_id):
+            return _not_found()
+        return web.Response(status=204)
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """Stop a run, as the ``cancel`` command does."""
+        command = validate_command({"type": "cancel", "run_id": request.match_info["run_id"]})
+        assert isinstance(command, Cancel)  # noqa: S101 -- that is its type
+        thread = request.app[HUB].get(check_thread_id(request.match_info["thread_id"]))
+        await _submitted(thread, command, self._on_disconnect)
+        return web.Response(status=204)
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """One turn without a socket: the frames to its ``run_finished``, one a line."""
+        thread_id = check_thread_id(request.match_info["thread_id"])
+        on_disconnect = read_on_disconnect(request.query, self._on_disconnect)
+        try:
+            body = decode_object(await request.read())
+        except web.HTTPRequestEntityTooLarge:
+            raise TooLarge("The body is larger than server.max_message_bytes.") from None
+        send = validate_command({**body, "type": "send"})
+        assert isinstance(send, Send)  # noqa: S101 -- that is its type
+        thread = request.app[HUB].get(thread_id)
+        reader = _LineReader(on_disconnect)
+        attached = await thread.attach(reader)
+        attached.cursor.position = thread.log.last
+        try:
+            ack = await _submitted(thread, send, on_disconnect)
+            response = web.StreamResponse(
+                headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+            )
+            await response.prepare(request)
+            await response.write(encode({"type": "ack", "id": send.id, **ack}) + b"\n")
+            if ack.get("duplicate") and (ended := await _ended(request.app[STORAGE], thread_id, ack["run_id"])):
+                await response.write(encode(ended) + b"\n")
+            else:
+                await _write_turn(request, response, thread, attached.cursor, ack["run_id"])
+            await response.write_eof()
+        except ConnectionError:
+            # The client has gone: the thread follows the run's on_disconnect.
+            return response
+        finally:
+            attached.cursor.close()
+            thread.detach(reader, deliberate=True)
+        return response
+
+
+async def _ended(storage: Storage, thread_id: str, run_id: str) -> dict[str, Any] | None:
+    """The ``run_finished`` of a repeated run that is over; its other frames are not kept for so long."""
+    row = await storage.get_run(thread_id, run_id)
+    return _run_finished(row) if row is not None and row.ended_at is not None else None
+
+
+class _LineReader:
+    """A stream of lines as a reader of its thread; it is ended by its cursor's ``run_finished``."""
+
+    def __init__(self, on_disconnect: OnDisconnect) -> None:
+        self.on_disconnect = on_disconnect
+
+    def end(self, code: int, reason: str) -> None:
+        """Its turn's ``run_finished``, which comes before any end, ends it."""
+
+
+async def _submitted(thread: Thread, command: Send | Cancel, on_disconnect: OnDisconnect) -> dict[str, Any]:
+    answered: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+
+    def answer(found: dict[str, Any] | ThreadwireError) -> None:
+        if answered.done():
+            return
+        if isinstance(found, ThreadwireError):
+            answered.set_exception(found)
+        else:
+            answered.set_result(found)
+
+    thread.submit(command, answer, on_disconnect)
+    return await answered
+
+
+async def _write_turn(
+    request: web.Request, response: web.StreamResponse, thread: Thread, cursor: Cursor, run_id: str
+) -> None:
+    last = encode({"type": "run_finished", "run_id": run_id})[:-1]
+    while True:
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                lines = await cursor.read()
+        except TimeoutError:
+            if request.transport is None or request.transport.is_closing():
+                raise ConnectionResetError from None
+            continue
+        except Gap as gap:
+            lines = [encode(thread.gap(gap.requested, gap.earliest))]
+        for line in lines:
+            await response.write(line + b"\n")
+            if line.startswith(last):
+                return
+
+
+def _run_finished(row: RunRow) -> dict[str, Any]:
+    began = row.started_at or row.created_at
+    return {
+        "type": "run_finished",
+        "run_id": row.run_id,
+        "status": row.status,
+        "reason": row.reason,
+        "error": row.error,
+        "usage": row.usage,
+        "duration_ms": round(((row.ended_at or began) - began) * 1000),
+    }
+
+
+def _not_found() -> web.Response:
+    error = NoSuchRun("There is no such thread.")
+    return web.json_response({"error": {"code": "not_found", "message": error.message}}, status=404)
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Failures of handlers as the error body; what nobody foresaw as ``internal``, with a log line."""
+    try:
+        return await handler(request)
+    except ThreadwireError as error:
+        return error_response(error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        body = {"error": {"code": error.reason.lower().replace(" ", "_"), "message": error.reason}}
+        return web.json_response(body, status=error.status)
+    except (asyncio.CancelledError, ConnectionError):
+        raise
+    except Exception:
+        logger.exception("request failed", path=request.path)
+        return error_response(InternalError("The server failed to do that."))

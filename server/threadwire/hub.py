@@ -1,0 +1,110 @@
+"""All live threads of this process: made when first asked for, let go when idle, drained on shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import uuid_utils
+
+from threadwire.history import user_message
+from threadwire.logs import get_logger
+from threadwire.repair import make_whole
+from threadwire.thread import Thread, ThreadParts
+
+logger = get_logger(__name__)
+
+#: How often threads are looked at for frames and threads whose time is over.
+SWEEP_SECONDS = 5.0
+
+
+class Hub:
+    """The live threads by id. ``open()`` before use, ``close()`` after the last reader is gone."""
+
+    def __init__(self, parts: ThreadParts, keep_seconds: float) -> None:
+        self._parts = parts
+        self._keep_seconds = keep_seconds
+        self._threads: dict[str, Thread] = {}
+        self._sweeper: asyncio.Task[None] | None = None
+        self.draining = False
+
+    async def open(self) -> None:
+        """Settle what an earlier process left unfinished, and start sweeping."""
+        await self._recover()
+        self._sweeper = asyncio.create_task(self._sweep(), name="hub sweeper")
+
+    def get(self, thread_id: str, *, minted: bool = False) -> Thread:
+        """The live thread of that id, made where there is none; ``minted``: nobody can have used that id before."""
+        thread = self._threads.get(thread_id)
+        if thread is None:
+            thread = self._threads[thread_id] = Thread(thread_id, self._parts, minted=minted)
+            thread.draining = self.draining
+        return thread
+
+    def mint(self) -> str:
+        """A thread id nobody has used: a UUIDv7, so that ids sort by age."""
+        return str(uuid_utils.uuid7())
+
+    def __len__(self) -> int:
+        return len(self._threads)
+
+    @property
+    def active(self) -> int:
+        """How many threads have work in hand."""
+        return sum(thread.active for thread in self._threads.values())
+
+    async def delete(self, thread_id: str) -> bool:
+        """Delete a thread for good; False where there was none."""
+        existed = await self.get(thread_id).delete()
+        # Whoever uses the id again gets a new thread, with an epoch of its own.
+        self._threads.pop(thread_id, None)
+        return existed
+
+    def drain(self) -> None:
+        """Start nothing more; runs may finish."""
+        self.draining = True
+        for thread in self._threads.values():
+            thread.drain()
+
+    async def finish_runs(self, seconds: float) -> None:
+        """Wait for what runs, at most so long, then stop what is left."""
+        deadline = time.monotonic() + seconds
+        while any(thread.running for thread in self._threads.values()) and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        await asyncio.gather(*(thread.stop("shutdown") for thread in list(self._threads.values())))
+
+    async def close(self) -> None:
+        """Stop sweeping; runs must be finished."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.wait({self._sweeper})
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = time.monotonic()
+            for thread_id, thread in list(self._threads.items()):
+                if thread.sweep(now, self._keep_seconds):
+                    del self._threads[thread_id]
+
+    async def _recover(self) -> None:
+        """A run that an earlier process did not end was cut off with it: its message is kept, it is ``lost``."""
+        storage = self._parts.storage
+        for row in await storage.unfinished_runs():
+            logger.warning("run lost", thread_id=row.thread_id, run_id=row.run_id)
+            user = None
+            if row.message_id is not None:
+                user = user_message(row.request["content"], row.message_id)
+            await make_whole(
+                self._parts.graph, storage, row.thread_id, user=user, said=lambda _unfinished: [], status="lost"
+            )
+            await storage.finish_run(
+                row.run_id,
+                status="lost",
+                reason="shutdown",
+                error=None,
+                usage=None,
+                at=time.time(),
+                thread_status="idle",
+                interrupts=[],
+            )

@@ -1,0 +1,36 @@
+"""Any OpenAI-compatible provider, through ``langchain-openai``'s ``ChatOpenAI``.
+
+Importing this module imports langchain_openai; ``open_model`` does so when the config picks it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
+
+if TYPE_CHECKING:
+    from threadwire.models import ModelSettings
+
+#: Ollama, vLLM and the like ask for no key, but the SDK sends one always.
+NO_KEY = SecretStr("no-key")
+
+
+def open_chat_openai(settings: ModelSettings, name: str, key: SecretStr | None) -> ChatOpenAI:
+    """A streaming ``ChatOpenAI`` for the model ``name``; without a ``key``, a dummy one is sent."""
+    options: dict[str, Any] = {}
+    if settings.base_url:
+        options["base_url"] = settings.base_url
+    if settings.temperature is not None:
+        options["temperature"] = settings.temperature
+    if settings.max_tokens is not None:
+        # ChatOpenAI sends max_completion_tokens, as OpenAI wants it. Ollama's ChatCompletionRequest
+        # (openai/openai.go) has only max_tokens and ignores the other; every such server takes max_tokens.
+        compatible = {"extra_body": {"max_tokens": settings.max_tokens}}
+        options |= compatible if settings.base_url else {"max_tokens": settings.max_tokens}
+    if "stream_chunk_timeout" in ChatOpenAI.model_fields:
+        # It costs an asyncio.wait_for a chunk; runs.timeout_seconds bounds a silent provider.
+        options["stream_chunk_timeout"] = None
+    # stream_usage is said since it is off by default with a base_url.
+    return ChatOpenAI(model=name, api_key=key or NO_KEY, streaming=True, stream_usage=True, **options)

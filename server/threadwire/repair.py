@@ -1,0 +1,59 @@
+"""A cut-off turn made whole in the checkpointer, so that what was said is kept and the next turn always works.
+
+Tried on langgraph 1.2.22. ``(None, END)`` clears everything pending and commits what finished siblings of a fan-out wrote,
+which a plain update would drop. What is missing is then written in the name of a node without edges (``graph.REPAIR_NODE``):
+written as the cut-off node, or as START, it would run the user's routers on a state they do not expect. Each step can be
+repeated: messages go in under the ids they were told with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
+from langgraph.graph import END
+from langgraph.types import StateUpdate
+
+from threadwire.graph import MESSAGES, REPAIR_NODE, Graph
+from threadwire.history import CutStatus, Said, missing, open_tool_calls
+from threadwire.logs import get_logger
+from threadwire.storage import Storage
+
+logger = get_logger(__name__)
+
+
+async def make_whole(
+    graph: Graph,
+    storage: Storage,
+    thread_id: str,
+    *,
+    user: HumanMessage | None,
+    said: Callable[[set[str]], Sequence[Said]],
+    status: CutStatus,
+) -> list[BaseMessage]:
+    """Leave the thread as if its turn had ended there; returns all its messages.
+
+    ``user`` is the turn's own message, added where the graph had not stored it. ``said`` is given the ids of the
+    root graph's tasks whose work is not stored, and gives what their model calls had said.
+    """
+    editor = graph.for_state(storage.saver())
+    config: Any = {"configurable": {"thread_id": thread_id}}
+    snapshot = await editor.aget_state(config)
+    answers = said({task.id for task in snapshot.tasks if task.result is None})
+    if snapshot.next or snapshot.tasks:
+        await editor.abulk_update_state(config, [[StateUpdate(None, END)]])
+        snapshot = await editor.aget_state(config)
+    stored: list[BaseMessage] = list(snapshot.values.get(MESSAGES) or [])
+    added = missing(stored, user, answers, status)
+    if added:
+        await editor.abulk_update_state(config, [[StateUpdate({MESSAGES: added}, REPAIR_NODE)]])
+    messages = [*stored, *added]
+    if still_open := open_tool_calls(messages):
+        logger.error("tool calls left open", thread_id=thread_id, calls=[call["id"] for call in still_open])
+    return messages
+
+
+def tool_results(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
+    """The tool results among them."""
+    return [message for message in messages if isinstance(message, ToolMessage)]

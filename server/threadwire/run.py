@@ -1,0 +1,246 @@
+"""One turn of the graph on a thread: driven once, stopped at most once, made whole, and told how it ended.
+
+A ``Run`` owns the task that drives the graph; the task belongs to the thread, never to a socket's handler. ``execute()``
+returns an ``Outcome`` after every task and provider request of the run has ended and its thread's state is whole; telling
+it (``run_finished``) is the thread's. Knows the graph and the checkpointer, no readers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import AsyncCallbackHandler
+from langchain_core.messages import ToolMessage
+from langgraph.types import Command
+
+from threadwire import failures
+from threadwire.errors import RunTimeout, ThreadwireError
+from threadwire.events import ROOT, Filter, Marks, Origin, Translator, WantedTypes
+from threadwire.graph import MESSAGES, Graph
+from threadwire.history import CutStatus, Said, user_message
+from threadwire.jsonsafe import json_safe
+from threadwire.logs import get_logger
+from threadwire.repair import make_whole, tool_results
+from threadwire.storage import Fence, RunRow, RunStatus, Storage
+
+logger = get_logger(__name__)
+
+Tell = Callable[[dict[str, Any], Origin | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """What bounds a run; the config's ``runs`` and ``storage`` sections name them."""
+
+    timeout_seconds: float
+    cancel_deadline_seconds: float
+    recursion_limit: int
+    durability: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended."""
+
+    status: RunStatus
+    reason: str | None = None
+    error: dict[str, str] | None = None
+    usage: dict[str, int] | None = None
+    interrupts: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Run:
+    """One turn. ``cancel()`` may be called at any time, from anywhere, any number of times."""
+
+    def __init__(
+        self,
+        row: RunRow,
+        *,
+        graph: Graph,
+        storage: Storage,
+        policy: Filter,
+        limits: RunLimits,
+        known: set[str],
+        tell: Tell,
+    ) -> None:
+        self.row = row
+        self.started_at = time.monotonic()
+        self._graph = graph
+        self._storage = storage
+        self._limits = limits
+        self._tell = tell
+        self._fence = Fence()
+        self._marks = Marks()
+        self.transcript = Translator(row.run_id, policy, self._marks, known, MESSAGES)
+        content = row.request.get("content")
+        self.user = user_message(content, row.message_id) if content is not None and row.message_id else None
+        #: Why it is being stopped; None while it is not.
+        self.stopping: str | None = None
+        self._stop = asyncio.Event()
+
+    def cancel(self, reason: str) -> None:
+        """Stop it; the first reason given is the one that is told."""
+        if self.stopping is None:
+            self.stopping = reason
+            self._stop.set()
+
+    async def execute(self) -> Outcome:
+        """Drive the graph to its end, or to where it is stopped, and make the thread whole. Raises nothing but bugs."""
+        driving = asyncio.create_task(self._drive(), name=f"run {self.row.run_id}")
+        stopping = asyncio.create_task(self._stop.wait())
+        timer = self._start_timer()
+        try:
+            await asyncio.wait({driving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            abandoned = not driving.done() and not await self._stopped(driving)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            stopping.cancel()
+            # Whatever of the run is still alive writes nothing from here on.
+            self._fence.close()
+        return await self._conclude(driving, abandoned=abandoned)
+
+    def _start_timer(self) -> asyncio.TimerHandle | None:
+        seconds = self._limits.timeout_seconds
+        return asyncio.get_running_loop().call_later(seconds, self.cancel, "timeout") if seconds else None
+
+    async def _stopped(self, driving: asyncio.Task[None]) -> bool:
+        """Cancel the graph, once (a second cancel kills its cleanup), and wait; False where it will not stop."""
+        driving.cancel()
+        await asyncio.wait({driving}, timeout=self._limits.cancel_deadline_seconds)
+        if driving.done():
+            return True
+        driving.add_done_callback(_swallow)
+        logger.warning("run abandoned", run_id=self.row.run_id, thread_id=self.row.thread_id)
+        return False
+
+    async def _drive(self) -> None:
+        graph = self._graph.for_run(self._storage.saver(self._fence), self._storage.fenced_store(self._fence))
+        stream = graph.astream_events(
+            self._input(),
+            {
+                "configurable": {"thread_id": self.row.thread_id},
+                "run_id": UUID(self.row.run_id),
+                "run_name": ROOT,
+                "recursion_limit": self._limits.recursion_limit,
+                "callbacks": [_Marker(self._marks)],
+            },
+            version="v2",
+            # Ask for what readers may see and the root's own chunks, and for nothing else: each event costs.
+            include_names=[ROOT],
+            include_types=WantedTypes(),
+            stream_mode=["values", "custom"],
+            subgraphs=True,
+            durability=self._limits.durability,
+            context=self._graph.check_context(self.row.request.get("context")),
+        )
+        feed, tell, fence, clock = self.transcript.feed, self._tell, self._fence, time.monotonic
+        async with aclosing(stream) as events:
+            async for event in events:
+                if fence.closed:
+                    return
+                for frame, origin in feed(event, clock()):
+                    tell(frame, origin)
+
+    def _input(self) -> Any:
+        if self.row.trigger == "respond":
+            return Command(resume=self.row.request["responses"])
+        return {MESSAGES: [self.user]}
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    async def _conclude(self, driving: asyncio.Task[None], *, abandoned: bool) -> Outcome:
+        failure = None if abandoned or driving.cancelled() else driving.exception()
+        outcome = Outcome("completed", usage=self.transcript.usage if self.transcript.has_usage else None)
+        if abandoned or driving.cancelled():
+            self._cut(outcome, abandoned=abandoned)
+        elif failure is not None:
+            error = failures.explain(failure)
+            logger.error(
+                "run failed", run_id=self.row.run_id, thread_id=self.row.thread_id, code=error.code, exc_info=failure
+            )
+            outcome.status, outcome.reason, outcome.error = "failed", "error", _told(error)
+        try:
+            if outcome.status != "completed":
+                await self._make_whole("failed" if outcome.status == "failed" else "cancelled")
+            elif self.transcript.interrupted or self._graph.has_breakpoints:
+                await self._ask_state(outcome)
+            if outcome.status != "interrupted":
+                self._tell_open_tools([])
+        except Exception as error:
+            known = failures.explain(error)
+            logger.exception("turn not made whole", run_id=self.row.run_id, thread_id=self.row.thread_id)
+            outcome.status, outcome.reason, outcome.error = "failed", "error", _told(known)
+            self._tell_open_tools([])
+        return outcome
+
+    def _cut(self, outcome: Outcome, *, abandoned: bool) -> None:
+        if self.stopping is None:
+            # The graph cancelled itself: nobody asked for it.
+            outcome.status, outcome.reason = "failed", "error"
+            outcome.error = {"code": "graph_error", "message": "The graph cancelled its own run."}
+            return
+        outcome.status, outcome.reason = "cancelled", "abandoned" if abandoned else self.stopping
+        if self.stopping == "timeout":
+            seconds = self._limits.timeout_seconds
+            outcome.error = _told(RunTimeout(f"The run took longer than {seconds:g} s and was stopped."))
+
+    async def _make_whole(self, status: CutStatus) -> None:
+        transcript = self.transcript
+
+        def said(unfinished: set[str]) -> list[Said]:
+            # A run that was stopped before its first checkpoint has no task of its own in the state.
+            return transcript.said(unfinished if transcript.state is not None else None)
+
+        thread_id = self.row.thread_id
+        messages = await make_whole(
+            self._graph, self._storage, thread_id, user=self.user, said=said, status=status
+        )
+        self._tell_open_tools(tool_results(messages))
+
+    async def _ask_state(self, outcome: Outcome) -> None:
+        """What the graph waits for: events do not tell it whole."""
+        graph = self._graph.for_state(self._storage.reader)
+        snapshot = await graph.aget_state({"configurable": {"thread_id": self.row.thread_id}})
+        if snapshot.next:
+            outcome.status, outcome.reason = "interrupted", "interrupt"
+            outcome.interrupts = [
+                {"id": interrupt.id, "value": json_safe(interrupt.value), "node": task.name}
+                for task in snapshot.tasks
+                for interrupt in task.interrupts
+            ]
+
+    def _tell_open_tools(self, results: list[ToolMessage]) -> None:
+        for frame, origin in self.transcript.close_tools(results, time.monotonic()):
+            self._tell(frame, origin)
+
+
+class _Marker(AsyncCallbackHandler):
+    """Collects what the events leave out; see ``events.Marks``."""
+
+    def __init__(self, marks: Marks) -> None:
+        self._marks = marks
+
+    async def on_chat_model_start(self, _serialized: Any, _messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        if (kwargs.get("options") or {}).get("ls_structured_output_format"):
+            self._marks.structured.add(str(run_id))
+
+    async def on_tool_start(self, _serialized: Any, _input: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        if call_id := kwargs.get("tool_call_id"):
+            self._marks.tool_call_ids[str(run_id)] = call_id
+
+
+def _told(error: ThreadwireError) -> dict[str, str]:
+    return {"code": error.code, "message": error.message}
+
+
+def _swallow(task: asyncio.Task[None]) -> None:
+    """A run that was given up has ended at last; its end concerns nobody, but must be looked at."""
+    if not task.cancelled():
+        task.exception()

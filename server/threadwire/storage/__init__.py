@@ -1,0 +1,186 @@
+"""Where threads live: checkpoints, the graph's store, and our own tables of threads and runs, opened from a URL.
+
+``open_storage(url)`` gives a ``Storage``; ``sqlite.py`` is the default and, so far, the only one. What a storage must
+promise is written on the protocol's methods, and ``tests/contracts/storage.py`` holds every implementation to it.
+Knows nothing of sockets, frames or runs in progress.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.store.base import BaseStore
+
+from threadwire.errors import ConfigError
+
+ThreadStatus = Literal["idle", "busy", "interrupted", "error"]
+RunStatus = Literal["queued", "running", "completed", "cancelled", "interrupted", "failed", "lost"]
+OnDisconnect = Literal["cancel", "continue"]
+
+
+@dataclass(slots=True)
+class ThreadRow:
+    """A thread as our own table has it. Times are seconds since the epoch."""
+
+    thread_id: str
+    created_at: float
+    updated_at: float
+    #: LangGraph Agent Server's words: ``interrupted`` waits for a person, ``error`` after a failed run.
+    status: ThreadStatus = "idle"
+    metadata: dict[str, Any] = field(default_factory=dict)
+    #: Pending interrupts as the wire has them: ``[{id, value, node}]``.
+    interrupts: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class RunRow:
+    """A turn as our own table has it: enough to start it, and to answer a repeated command with its first answer."""
+
+    run_id: str
+    thread_id: str
+    trigger: Literal["send", "respond", "regenerate", "edit"]
+    #: The user's message (``send``, ``edit``); None where the turn adds none.
+    message_id: str | None
+    #: What the command said, JSON-safe: ``content``, ``context``, ``responses``, ... as the trigger needs.
+    request: dict[str, Any]
+    on_disconnect: OnDisconnect
+    created_at: float
+    status: RunStatus = "queued"
+    reason: str | None = None
+    error: dict[str, str] | None = None
+    usage: dict[str, Any] | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+class Fence:
+    """The way of one run to its thread's checkpoints and to the store; ``close()`` shuts it for good.
+
+    A node that does not stop when its run is given up may come back at any time; its later checkpoint would become
+    the thread's newest and swallow the next turn. Once closed, each write through the run's saver and store raises
+    ``FenceClosed`` before it reaches the database.
+    """
+
+    __slots__ = ("_closed",)
+
+    def __init__(self) -> None:
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether writes are refused."""
+        return self._closed
+
+    def close(self) -> None:
+        """Refuse every write from now on."""
+        self._closed = True
+
+    def check(self) -> None:
+        """Raise ``FenceClosed`` once closed."""
+        if self._closed:
+            raise FenceClosed
+
+
+class FenceClosed(Exception):  # noqa: N818 -- it says what happened
+    """A run that was given up tried to write."""
+
+
+class Storage(Protocol):
+    """Checkpoints, store, threads and runs in one place, with one writer.
+
+    Each method that writes is one transaction: durable when it returns, undone when it raises, and not torn apart by
+    the cancellation of its caller. Failures of the database (full, read-only, I/O) come out as ``StorageError``,
+    from the saver and the store as well, and leave the storage usable.
+    """
+
+    #: Reads checkpoints without waiting for the writer; its writing methods are never called.
+    reader: BaseCheckpointSaver[str]
+    #: LangGraph's store, unfenced.
+    store: BaseStore
+
+    def saver(self, fence: Fence | None = None) -> BaseCheckpointSaver[str]:
+        """A saver that writes; through ``fence``, where one is given. Cheap: made once a run."""
+        ...
+
+    def fenced_store(self, fence: Fence) -> BaseStore:
+        """The store with its writes through ``fence``. Cheap: made once a run."""
+        ...
+
+    async def get_thread(self, thread_id: str) -> ThreadRow | None:
+        """The thread's row, or None."""
+        ...
+
+    async def accept_run(self, run: RunRow) -> None:
+        """Insert a queued run, and the thread's row where it is new (``updated_at`` moves on where it is not)."""
+        ...
+
+    async def get_run(self, thread_id: str, run_id: str) -> RunRow | None:
+        """A run of that thread, or None."""
+        ...
+
+    async def get_run_of_message(self, thread_id: str, message_id: str) -> RunRow | None:
+        """The run that brought a user's message into that thread, or None."""
+        ...
+
+    async def unfinished_runs(self, thread_id: str | None = None) -> list[RunRow]:
+        """Runs that are queued or running, in the order they were accepted."""
+        ...
+
+    async def start_run(self, run_id: str, at: float) -> None:
+        """Mark a queued run as running, and its thread as ``busy``."""
+        ...
+
+    async def finish_run(
+        self,
+        run_id: str,
+        *,
+        status: RunStatus,
+        reason: str | None,
+        error: dict[str, str] | None,
+        usage: dict[str, Any] | None,
+        at: float,
+        thread_status: ThreadStatus,
+        interrupts: list[dict[str, Any]],
+    ) -> None:
+        """Mark a run as ended, and its thread with what that leaves it in. A run that has ended stays as it is."""
+        ...
+
+    async def set_thread_status(
+        self, thread_id: str, status: ThreadStatus, interrupts: list[dict[str, Any]]
+    ) -> None:
+        """Change what a thread waits for, where no run does it."""
+        ...
+
+    async def delete_thread(self, thread_id: str) -> bool:
+        """Delete the thread, its runs and all its checkpoints; False where there was none."""
+        ...
+
+    async def check(self) -> None:
+        """Raise ``StorageError`` where the database cannot be written to now."""
+        ...
+
+
+def open_storage(url: str) -> AbstractAsyncContextManager[Storage]:
+    """Open the storage a URL names: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite:///:memory:`` not.
+
+    Raises:
+        ConfigError: the URL names no storage there is.
+        StartupError: it is in use by another server, not writable, or not a database.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme == "sqlite" and rest.startswith("/") and len(rest) > 1:
+        return _open_sqlite(rest[1:])
+    expected = "sqlite:///file.db (relative to the current directory) or sqlite:////path/to/file.db"
+    raise ConfigError(f"storage.url: expected {expected}, got {url!r}")
+
+
+@asynccontextmanager
+async def _open_sqlite(path: str) -> AsyncIterator[Storage]:
+    from threadwire.storage.sqlite import SqliteStorage
+
+    async with SqliteStorage.open(path) as storage:
+        yield storage

@@ -1,0 +1,283 @@
+"""One SQLite connection for LangGraph's saver, LangGraph's store and our tables, without torn transactions.
+
+Each write is one transaction: ``settle`` runs it to its end even where its caller is cancelled,
+``ConnectionLock`` rolls back what was left open before anybody else writes, ``guarded`` puts it behind its
+run's fence and turns SQLite's errors into ``StorageError``. Knows nothing of our tables, nor of the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import sqlite3
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+import aiosqlite
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+)
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.store.base import BaseStore, Op, PutOp, Result
+from langgraph.store.sqlite.aio import AsyncSqliteStore
+
+from threadwire.errors import StorageError
+from threadwire.storage import Fence
+
+T = TypeVar("T")
+
+#: Checkpoints read at once by ``alist``; the connection is free between two pages.
+PAGE = 16
+
+#: By SQLite's primary result code: what a client may be told.
+MESSAGES = {
+    sqlite3.SQLITE_FULL: "The database is full.",
+    sqlite3.SQLITE_READONLY: "The database is read-only.",
+    sqlite3.SQLITE_BUSY: "The database is locked by another program.",
+    sqlite3.SQLITE_IOERR: "The database cannot be reached on its disk.",
+    sqlite3.SQLITE_CORRUPT: "The database is damaged.",
+    sqlite3.SQLITE_NOTADB: "The database is damaged.",
+}
+
+# The fence of the write a task does, set by ``guarded``. The lock is taken deep inside LangGraph's methods,
+# which have no argument for it, and a write that waits for the lock while its fence closes is refused too.
+_FENCE: ContextVar[Fence | None] = ContextVar("threadwire_fence", default=None)
+
+
+async def settle(work: Coroutine[Any, Any, T]) -> T:
+    """Await ``work`` to its end, also where the caller is cancelled: the cancellation goes on up after it.
+
+    A failure of the work is not told to a caller that was cancelled.
+    """
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # retrieved, or asyncio would report it as lost
+    raise cancelled
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turn what SQLite raises inside into ``StorageError``, with the original as its cause."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _storage_error(error) from error
+    except ValueError as error:
+        # AsyncSqliteStore wraps a read's error so, with the statement and its parameters in the text.
+        if not isinstance(error.__cause__, sqlite3.Error):
+            raise
+        raise _storage_error(error.__cause__) from error
+
+
+def _storage_error(error: sqlite3.Error) -> StorageError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return StorageError(MESSAGES.get(code, "The database failed."))
+
+
+async def guarded(work: Coroutine[Any, Any, T], fence: Fence | None) -> T:
+    """Do a write under its fence; only in a task of its own, as ``settle`` gives it one.
+
+    Raises:
+        FenceClosed: the fence was closed before the write had the connection.
+        StorageError: the database did not take it; nothing of it is kept.
+    """
+    _FENCE.set(fence)
+    with storage_errors():
+        return await work
+
+
+class ConnectionLock:
+    """Who may use a connection: an ``asyncio.Lock`` that leaves no transaction behind it.
+
+    Where the body raises, cancellation included, the connection is rolled back before the next one has it: a
+    transaction left open would be committed by the next writer, as part of its own.
+    """
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+        self._lock = asyncio.Lock()
+        self._closed = False
+
+    async def __aenter__(self) -> None:
+        await self._lock.acquire()
+        try:
+            self._admit(_FENCE.get())
+        except BaseException:
+            self._lock.release()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is not None:
+                # In the connection's queue before this waits: it goes first after a second cancellation too.
+                await self._connection.rollback()
+        finally:
+            self._lock.release()
+
+    def _admit(self, fence: Fence | None) -> None:
+        if self._closed:
+            raise StorageError("The database is closed.")
+        if fence is not None:
+            fence.check()
+
+    async def close(self) -> None:
+        """Wait for who has the connection, and let nobody in any more."""
+        async with self._lock:
+            self._closed = True
+
+
+class Saver(AsyncSqliteSaver):
+    """LangGraph's saver on a shared connection, behind a fence, with our errors.
+
+    Strict: a row that was tampered with runs no code.
+    """
+
+    def __init__(
+        self, connection: aiosqlite.Connection, lock: ConnectionLock, *, is_setup: bool = False
+    ) -> None:
+        # None is strict.
+        super().__init__(connection, serde=JsonPlusSerializer(allowed_msgpack_modules=None))
+        self.lock = cast("asyncio.Lock", lock)
+        self.is_setup = is_setup
+        self._fence: Fence | None = None
+
+    def through(self, fence: Fence | None) -> Saver:
+        """The same saver, writing through ``fence``."""
+        saver = copy.copy(self)
+        saver._fence = fence  # noqa: SLF001 -- its own class
+        return saver
+
+    async def setup(self) -> None:
+        """Make LangGraph's tables, once; the original takes the lock to see whether it has."""
+        if not self.is_setup:
+            await super().setup()
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Save a checkpoint."""
+        return await settle(guarded(super().aput(config, checkpoint, metadata, new_versions), self._fence))
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Save what a task wrote since a checkpoint."""
+        await settle(guarded(super().aput_writes(config, writes, task_id, task_path), self._fence))
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Delete all checkpoints of a thread."""
+        await settle(guarded(super().adelete_thread(thread_id), self._fence))
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """The named checkpoint, or the thread's newest."""
+        with storage_errors():
+            return await super().aget_tuple(config)
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002 -- LangGraph's name for it
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Checkpoints, newest first, page by page: a caller that takes its time between two blocks nobody.
+
+        (The original yields while it holds the connection's lock: langgraph #8558.)
+        """
+        while limit is None or limit > 0:
+            size = PAGE if limit is None else min(PAGE, limit)
+            page: list[CheckpointTuple] = []
+            with storage_errors():
+                async for found in super().alist(config, filter=filter, before=before, limit=size):
+                    page.append(found)  # noqa: PERF401 -- super() does not reach into a comprehension
+            for found in page:
+                yield found
+            if len(page) < size:
+                return
+            before = page[-1].config
+            limit = None if limit is None else limit - size
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What ``DeltaChannel`` makes its value from."""
+        with storage_errors():
+            return await super().aget_delta_channel_history(config=config, channels=channels)
+
+
+class SharedStore(AsyncSqliteStore):
+    """LangGraph's store on a shared connection; used through ``FencedStore`` only, which calls ``abatch``."""
+
+    def __init__(self, connection: aiosqlite.Connection, lock: ConnectionLock) -> None:
+        super().__init__(connection)
+        self.lock = cast("asyncio.Lock", lock)
+
+    def _ensure_task(self) -> None:
+        """Start no batching task: writes of several runs would be one transaction, and fail together."""
+
+    @asynccontextmanager
+    async def _cursor(self, *, transaction: bool = True) -> AsyncIterator[aiosqlite.Cursor]:
+        """As the original, which commits the half of a batch that went well before it failed."""
+        async with self.lock, self.conn.cursor() as cursor:
+            if transaction:
+                await self.conn.execute("BEGIN")
+            yield cursor
+            if transaction:
+                await self.conn.execute("COMMIT")
+
+
+class FencedStore(BaseStore):
+    """LangGraph's store as a run sees it: each call is one transaction, its writes go through the fence."""
+
+    def __init__(self, store: SharedStore, fence: Fence | None) -> None:
+        self._store = store
+        self._fence = fence
+        self.supports_ttl = store.supports_ttl
+        self.ttl_config = store.ttl_config
+
+    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+        """Do all of ``ops``, or none.
+
+        Raises:
+            FenceClosed: there is a write among them, and the fence is closed.
+            StorageError: the database failed.
+        """
+        ops = list(ops)
+        fence = self._fence if any(isinstance(op, PutOp) for op in ops) else None
+        return await settle(guarded(self._store.abatch(ops), fence))
+
+    def batch(self, ops: Iterable[Op]) -> list[Result]:
+        """``abatch`` for other threads than the loop's, where it would wait for itself."""
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is self._store.loop:
+            raise asyncio.InvalidStateError(
+                "The store is used synchronously on the event loop: await its a… methods."
+            )
+        return asyncio.run_coroutine_threadsafe(self.abatch(ops), self._store.loop).result()

@@ -1,0 +1,89 @@
+"""What a client asks for in the query of its upgrade request (or of a stream over HTTP)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from threadwire.errors import Forbidden, InvalidArgument
+from threadwire.events import Filter
+from threadwire.protocol import check_thread_id
+from threadwire.storage import OnDisconnect
+
+_FILTERS = ("include_types", "include_names", "include_tags", "exclude_types", "exclude_names", "exclude_tags")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A connection's parameters, checked. ``thread_id`` None: the server mints one."""
+
+    thread_id: str | None
+    after: int | None
+    epoch: str | None
+    history: int | None
+    on_disconnect: OnDisconnect
+    filter: Filter
+
+
+def read_query(query: Mapping[str, str], default_on_disconnect: OnDisconnect, *, allow_raw: bool) -> Wanted:
+    """Read them; unknown ones are ignored.
+
+    Raises:
+        InvalidArgument: one is not what it should be; the message names it.
+        Forbidden: raw events, which this server does not let out.
+    """
+    thread_id = query.get("thread_id")
+    after, epoch = _number(query, "after"), query.get("epoch")
+    if (after is None) != (epoch is None):
+        missing = "epoch" if epoch is None else "after"
+        raise InvalidArgument(missing, "expected, since after and epoch go together")
+    history = _number(query, "history")
+    if history == 0:
+        raise InvalidArgument("history", "expected a whole number from 1, got 0")
+    check_raw(wanted=_boolean(query, "raw"), allowed=allow_raw)
+    return Wanted(
+        thread_id=check_thread_id(thread_id) if thread_id is not None else None,
+        after=after,
+        epoch=epoch,
+        history=history,
+        on_disconnect=read_on_disconnect(query, default_on_disconnect),
+        filter=Filter(**{name: _names(query, name) for name in _FILTERS}),
+    )
+
+
+def read_on_disconnect(query: Mapping[str, str], default: OnDisconnect) -> OnDisconnect:
+    """``on_disconnect``, or the config's; raises ``InvalidArgument``."""
+    found = query.get("on_disconnect", default)
+    if found == "cancel":
+        return "cancel"
+    if found == "continue":
+        return "continue"
+    raise InvalidArgument("on_disconnect", f"expected cancel or continue, got {found[:64]!r}")
+
+
+def check_raw(*, wanted: bool, allowed: bool) -> None:
+    """Whether a reader may have raw events; raises ``Forbidden`` or ``InvalidArgument``."""
+    if wanted and not allowed:
+        raise Forbidden("raw: this server lets no raw events out (events.allow_raw).")
+    if wanted:
+        raise InvalidArgument("raw", "raw events are not available yet")
+
+
+def _number(query: Mapping[str, str], name: str) -> int | None:
+    text = query.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise InvalidArgument(name, f"expected a whole number from 0, got {text[:64]!r}")
+    return int(text)
+
+
+def _boolean(query: Mapping[str, str], name: str) -> bool:
+    text = query.get(name, "false")
+    if text not in ("true", "false", "1", "0"):
+        raise InvalidArgument(name, f"expected true or false, got {text[:64]!r}")
+    return text in ("true", "1")
+
+
+def _names(query: Mapping[str, str], name: str) -> frozenset[str]:
+    return frozenset(part for part in query.get(name, "").split(",") if part)

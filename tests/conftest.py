@@ -1,0 +1,69 @@
+"""Fixtures: a served graph, a provider. Everything real; see ``harness``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+# As ``threadwire serve`` does, before langgraph is imported.
+os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
+# A developer's own key must not make the tests talk to anybody.
+os.environ.pop("OPENAI_API_KEY", None)
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestServer
+from harness import Provider, Served, start_provider
+
+from threadwire.app import make_app
+from threadwire.settings import Settings
+
+Serve = Callable[..., Awaitable[Served]]
+
+
+def settings_for(database: Path, graph: str | None, sections: dict[str, dict[str, Any]]) -> Settings:
+    """The defaults but for a fast simulated model, with the sections given on top."""
+    base: dict[str, dict[str, Any]] = {
+        "model": {"name": "simulated", "simulated": {"tokens_per_second": 0, "first_token_ms": 0}},
+        "storage": {"url": f"sqlite:///{database}"},
+    }
+    for name, values in sections.items():
+        base[name] = {**base.get(name, {}), **values}
+    return Settings.model_validate({**base, "graph": graph})
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@pytest.fixture
+async def serve(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator[Serve]:
+    """``await serve("graphs:echo", runs={...})`` starts a server; all are stopped at the end."""
+    started: list[Served] = []
+
+    async def start(graph: str | None = None, *, database: Path | None = None, **sections: Any) -> Served:
+        path = database or tmp_path / "threadwire.db"
+        server = TestServer(make_app(settings_for(path, graph, sections)))
+        await server.start_server()
+        started.append(Served(server, session, path))
+        return started[-1]
+
+    yield start
+    for served in started:
+        for socket in served.sockets:
+            await socket.ws.close()
+        await served.server.close()
+
+
+@pytest.fixture
+async def provider(session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Provider]:
+    """A provider at 200 tokens/s; graphs of ``graphs.py`` that use ChatOpenAI find it by PROVIDER_URL."""
+    provider = await start_provider(session, "--tokens-per-second", "200", "--first-token-ms", "0", "--tokens", "40")
+    monkeypatch.setenv("PROVIDER_URL", provider.base_url)
+    yield provider
+    provider.process.terminate()
+    await provider.process.wait()

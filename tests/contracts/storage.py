@@ -1,0 +1,417 @@
+"""What every storage must do: ``Storage``'s promises, as tests that each implementation runs over its own factory."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, empty_checkpoint
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+from langgraph.store.base import PutOp
+
+from threadwire.errors import InvalidArgument
+from threadwire.storage import Fence, FenceClosed, RunRow, Storage, ThreadRow
+
+Factory = Callable[[], AbstractAsyncContextManager[Storage]]
+INTERRUPTS = [{"id": "i1", "value": {"question": "wirklich? ✓"}, "node": "ask"}]
+
+
+def a_run(run_id: str = "r1", thread_id: str = "t1", **changes: Any) -> RunRow:
+    """A queued turn that brings the message ``m-<run_id>``."""
+    run = RunRow(
+        run_id=run_id,
+        thread_id=thread_id,
+        trigger="send",
+        message_id=f"m-{run_id}",
+        request={"content": "grüß dich ✓", "context": {"a": [1, None, 2.5]}},
+        on_disconnect="cancel",
+        created_at=100.5,
+    )
+    return replace(run, **changes)
+
+
+def config_of(thread_id: str, **more: str) -> RunnableConfig:
+    """Where a thread's root checkpoints are."""
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": "", **more}}
+
+
+async def put(saver: BaseCheckpointSaver[str], thread_id: str = "t1", value: Any = "v") -> Checkpoint:
+    """Save a checkpoint whose channel ``x`` has ``value``."""
+    checkpoint = empty_checkpoint()
+    checkpoint["channel_values"]["x"] = value
+    await saver.aput(config_of(thread_id), checkpoint, {"step": 1}, {})
+    return checkpoint
+
+
+async def newest(saver: BaseCheckpointSaver[str], thread_id: str = "t1") -> Any:
+    """What channel ``x`` has in the thread's newest checkpoint; None where there is none."""
+    found = await saver.aget_tuple(config_of(thread_id))
+    return found.checkpoint["channel_values"]["x"] if found else None
+
+
+async def finish(storage: Storage, run_id: str, **changes: Any) -> None:
+    """End a run as completed, its thread idle, where ``changes`` do not say otherwise."""
+    ending: dict[str, Any] = {
+        "status": "completed",
+        "reason": None,
+        "error": None,
+        "usage": None,
+        "at": 300.0,
+        "thread_status": "idle",
+        "interrupts": [],
+    }
+    await storage.finish_run(run_id, **(ending | changes))
+
+
+@dataclass
+class Order:
+    """A type of a served graph's own."""
+
+    number: int
+
+
+class Counted(TypedDict):
+    total: Annotated[int, operator.add]
+
+
+class StorageContract:
+    """Subclass it as ``Test…`` with a ``factory`` fixture that opens the same storage each time."""
+
+    @pytest.fixture
+    async def storage(self, factory: Factory) -> AsyncIterator[Storage]:
+        async with factory() as storage:
+            yield storage
+
+    # --- threads and runs ---------------------------------------------------------------------------------------
+
+    async def test_unknown(self, storage: Storage) -> None:
+        """What was never written is not there."""
+        assert await storage.get_thread("t1") is None
+        assert await storage.get_run("t1", "r1") is None
+        assert await storage.get_run_of_message("t1", "m-r1") is None
+        assert await storage.unfinished_runs() == []
+
+    async def test_accept(self, storage: Storage) -> None:
+        """An accepted run reads back as it was given, and its thread is there."""
+        await storage.accept_run(a_run())
+        assert await storage.get_run("t1", "r1") == a_run()
+        assert await storage.get_run_of_message("t1", "m-r1") == a_run()
+        assert await storage.get_thread("t1") == ThreadRow("t1", created_at=100.5, updated_at=100.5)
+
+    async def test_accept_known_thread(self, storage: Storage) -> None:
+        """A later run moves its thread's ``updated_at`` on, never back, and leaves the rest of it."""
+        await storage.accept_run(a_run())
+        await storage.set_thread_status("t1", "interrupted", INTERRUPTS)
+        await storage.accept_run(a_run("r2", created_at=200.0))
+        await storage.accept_run(a_run("r3", created_at=150.0))
+        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 200.0, "interrupted", {}, INTERRUPTS)
+
+    @pytest.mark.parametrize("thread_id", ["t1", "t2"])
+    async def test_accept_taken_run_id(self, storage: Storage, thread_id: str) -> None:
+        """A run id that is taken is refused by its name, and nothing of that run is kept."""
+        await storage.accept_run(a_run())
+        with pytest.raises(InvalidArgument) as refused:
+            await storage.accept_run(a_run("r1", thread_id, message_id="m9", created_at=200.0))
+        assert refused.value.field == "run_id"
+        assert await storage.get_run("t1", "r1") == a_run()
+        assert await storage.get_thread("t2") is None
+        thread = await storage.get_thread("t1")
+        assert thread is not None
+        assert thread.updated_at == 100.5
+
+    async def test_accept_taken_message_id(self, storage: Storage) -> None:
+        """A message id belongs to one run of its thread; other threads may use it too."""
+        await storage.accept_run(a_run())
+        with pytest.raises(InvalidArgument) as refused:
+            await storage.accept_run(a_run("r2", message_id="m-r1"))
+        assert refused.value.field == "message_id"
+        assert await storage.get_run("t1", "r2") is None
+        await storage.accept_run(a_run("r3", "t2", message_id="m-r1"))
+
+    async def test_accept_without_message(self, storage: Storage) -> None:
+        """Any number of runs may bring no message."""
+        for run_id in ("r1", "r2"):
+            await storage.accept_run(a_run(run_id, trigger="respond", message_id=None))
+        assert [run.message_id for run in await storage.unfinished_runs("t1")] == [None, None]
+
+    async def test_run_of_other_thread(self, storage: Storage) -> None:
+        """A thread's runs are not to be had through another thread."""
+        await storage.accept_run(a_run())
+        await storage.accept_run(a_run("r2", "t2"))
+        assert await storage.get_run("t2", "r1") is None
+        assert await storage.get_run_of_message("t2", "m-r1") is None
+
+    async def test_unfinished(self, storage: Storage) -> None:
+        """Queued and running runs come in the order they were accepted, whatever their ids and times."""
+        for run_id, thread_id, at in [("c", "t1", 3.0), ("a", "t2", 1.0), ("d", "t1", 2.0), ("b", "t1", 0.0)]:
+            await storage.accept_run(a_run(run_id, thread_id, created_at=at))
+        await storage.start_run("d", 5.0)
+        await finish(storage, "b")
+        assert [run.run_id for run in await storage.unfinished_runs()] == ["c", "a", "d"]
+        assert [run.run_id for run in await storage.unfinished_runs("t1")] == ["c", "d"]
+
+    async def test_start(self, storage: Storage) -> None:
+        """A started run is running, its thread busy."""
+        await storage.accept_run(a_run())
+        await storage.start_run("r1", 200.0)
+        assert await storage.get_run("t1", "r1") == a_run(status="running", started_at=200.0)
+        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 200.0, "busy")
+
+    async def test_start_ended(self, storage: Storage) -> None:
+        """A run that has ended, or that nobody knows, is not started, and no thread becomes busy."""
+        await storage.accept_run(a_run())
+        await finish(storage, "r1")
+        await storage.start_run("r1", 400.0)
+        await storage.start_run("r9", 400.0)
+        assert await storage.unfinished_runs() == []
+        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 300.0)
+
+    async def test_finish(self, storage: Storage) -> None:
+        """An ended run has its outcome, its thread what it was left in."""
+        error, usage = {"code": "timeout", "message": "Zu spät."}, {"input_tokens": 3, "details": {"cached": 1}}
+        await storage.accept_run(a_run())
+        await storage.start_run("r1", 200.0)
+        await finish(
+            storage,
+            "r1",
+            status="interrupted",
+            reason="timeout",
+            error=error,
+            usage=usage,
+            thread_status="interrupted",
+            interrupts=INTERRUPTS,
+        )
+        ended = a_run(status="interrupted", started_at=200.0, ended_at=300.0)
+        assert await storage.get_run("t1", "r1") == replace(ended, reason="timeout", error=error, usage=usage)
+        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 300.0, "interrupted", {}, INTERRUPTS)
+
+    async def test_finish_twice(self, storage: Storage) -> None:
+        """A run ends once: a second end changes neither it nor its thread. Queued ones end as well."""
+        await storage.accept_run(a_run())
+        await finish(storage, "r1", status="cancelled", reason="client")
+        await finish(storage, "r1", at=999.0, thread_status="error", interrupts=INTERRUPTS)
+        assert await storage.get_run("t1", "r1") == a_run(status="cancelled", reason="client", ended_at=300.0)
+        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 300.0)
+
+    async def test_set_thread_status(self, storage: Storage) -> None:
+        """A thread's status and interrupts change together; a thread that is not there is not made."""
+        await storage.accept_run(a_run())
+        await storage.set_thread_status("t1", "error", INTERRUPTS)
+        await storage.set_thread_status("t2", "error", INTERRUPTS)
+        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 100.5, "error", {}, INTERRUPTS)
+        assert await storage.get_thread("t2") is None
+
+    async def test_delete(self, storage: Storage) -> None:
+        """A deleted thread is gone with its runs and checkpoints, others stay, and its ids are free again."""
+        for run_id, thread_id in (("r1", "t1"), ("r2", "t2")):
+            await storage.accept_run(a_run(run_id, thread_id))
+            await put(storage.saver(), thread_id)
+        await storage.store.aput(("memories",), "k", {"of": "everybody"})
+        assert await storage.delete_thread("t1") is True
+        assert await storage.get_thread("t1") is None
+        assert await storage.get_run("t1", "r1") is None
+        assert await newest(storage.reader, "t1") is None
+        assert await storage.get_run("t2", "r2") == a_run("r2", "t2")
+        assert await newest(storage.reader, "t2") == "v"
+        assert await storage.store.aget(("memories",), "k") is not None
+        assert await storage.delete_thread("t1") is False
+        await storage.accept_run(a_run())
+
+    async def test_delete_checkpoints_only(self, storage: Storage) -> None:
+        """A thread that only the checkpointer knows is deleted as well."""
+        await put(storage.saver())
+        assert await storage.delete_thread("t1") is True
+        assert await newest(storage.reader) is None
+
+    async def test_check(self, storage: Storage) -> None:
+        """A storage that can be written to passes its check, again and again, and keeps what it has."""
+        await storage.accept_run(a_run())
+        for _ in range(3):
+            await storage.check()
+        assert await storage.get_run("t1", "r1") == a_run()
+
+    async def test_reopened(self, factory: Factory) -> None:
+        """Everything is there after closing and opening again."""
+        async with factory() as storage:
+            await storage.accept_run(a_run())
+            await put(storage.saver())
+            await storage.store.aput(("a", "b"), "k", {"n": 1})
+        async with factory() as storage:
+            assert await storage.get_run("t1", "r1") == a_run()
+            assert await newest(storage.reader) == "v"
+            item = await storage.store.aget(("a", "b"), "k")
+            assert item is not None
+            assert item.value == {"n": 1}
+
+    # --- checkpoints ---------------------------------------------------------------------------------------------
+
+    async def test_read_after_write(self, storage: Storage) -> None:
+        """The reader sees a checkpoint and its writes as soon as the saver has returned."""
+        saver = storage.saver()
+        for number in range(20):
+            checkpoint = await put(saver, value=number)
+            await saver.aput_writes(config_of("t1", checkpoint_id=checkpoint["id"]), [("y", number)], "task")
+            found = await storage.reader.aget_tuple(config_of("t1"))
+            assert found is not None
+            assert found.checkpoint["channel_values"]["x"] == number
+            assert found.pending_writes == [("task", "y", number)]
+
+    async def test_own_types(self, storage: Storage) -> None:
+        """A graph's own type comes back as itself through a saver that allows it, and as plain data otherwise."""
+        allowed = storage.saver(Fence()).with_allowlist([(Order.__module__, "Order")])
+        await put(allowed, value=Order(7))
+        assert await newest(allowed) == Order(7)
+        reader = storage.reader.with_allowlist([(Order.__module__, "Order")])
+        assert await newest(reader) == Order(7)
+        assert await newest(storage.saver()) == {"number": 7}
+        assert await newest(storage.reader) == {"number": 7}
+
+    async def test_list(self, storage: Storage) -> None:
+        """History comes whole, newest first, within its limits, however many pages it is read in."""
+        saver = storage.saver()
+        ids = [(await put(saver, value=number))["id"] for number in range(40)]
+        await put(saver, "t2")
+        for of in (saver, storage.reader):
+            assert await self._ids(of) == ids[::-1]
+            assert await self._ids(of, limit=33) == ids[:6:-1]
+            assert await self._ids(of, limit=0) == []
+            assert await self._ids(of, limit=16) == ids[:23:-1]
+            assert await self._ids(of, before=config_of("t1", checkpoint_id=ids[30])) == ids[29::-1]
+
+    @staticmethod
+    async def _ids(saver: BaseCheckpointSaver[str], **bounds: Any) -> list[str]:
+        return [found.checkpoint["id"] async for found in saver.alist(config_of("t1"), **bounds)]
+
+    async def test_list_slowly(self, storage: Storage) -> None:
+        """A reader in the middle of a history keeps nobody from reading or writing, itself included."""
+        saver = storage.saver()
+        for number in range(20):
+            await put(saver, value=number)
+        for of in (saver, storage.reader):
+            async with asyncio.timeout(10):
+                async for found in of.alist(config_of("t1"), limit=20):
+                    await put(saver, "t2", value=found.checkpoint["id"])
+                    assert await newest(storage.reader, "t2") == found.checkpoint["id"]
+
+    async def test_served_graph(self, storage: Storage) -> None:
+        """A graph holds a conversation over the saver, and its nodes have the store."""
+
+        async def add(state: Counted, runtime: Runtime) -> dict[str, int]:
+            assert runtime.store is not None
+            await runtime.store.aput(("seen",), str(state["total"]), {"total": state["total"]})
+            return {"total": 10}
+
+        builder = StateGraph(Counted)
+        builder.add_node("add", add)
+        builder.add_edge(START, "add")
+        builder.add_edge("add", END)
+        fence = Fence()
+        graph = builder.compile(checkpointer=storage.saver(fence), store=storage.fenced_store(fence))
+        assert await graph.ainvoke({"total": 1}, config_of("t1")) == {"total": 11}
+        assert await graph.ainvoke({"total": 2}, config_of("t1")) == {"total": 23}
+        assert sorted(item.key for item in await storage.store.asearch(("seen",))) == ["1", "13"]
+
+    async def test_sync(self, storage: Storage) -> None:
+        """Nodes that run in threads use the saver and the store without awaiting."""
+        saver, store = storage.saver(Fence()), storage.fenced_store(Fence())
+
+        def work() -> Any:
+            checkpoint = empty_checkpoint()
+            saver.put(config_of("t1"), checkpoint, {}, {})
+            saver.put_writes(config_of("t1", checkpoint_id=checkpoint["id"]), [("y", 1)], "task")
+            store.put(("a",), "k", {"n": 1})
+            return store.get(("a",), "k").value, saver.get_tuple(config_of("t1")).pending_writes  # type: ignore[union-attr]
+
+        assert await asyncio.to_thread(work) == ({"n": 1}, [("task", "y", 1)])
+
+    async def test_sync_on_loop(self, storage: Storage) -> None:
+        """Used without awaiting on the loop itself, the store says so instead of hanging."""
+        with pytest.raises(asyncio.InvalidStateError):
+            storage.store.get(("a",), "k")
+
+    async def test_store(self, storage: Storage) -> None:
+        """The store puts, gets, searches, lists and deletes, fenced or not, each seeing the other's."""
+        fenced = storage.fenced_store(Fence())
+        await fenced.aput(("u", "1"), "k", {"colour": "red"})
+        await storage.store.aput(("u", "2"), "k", {"colour": "blue"}, ttl=5)
+        assert [item.value for item in await fenced.asearch(("u",), filter={"colour": "blue"})] == [{"colour": "blue"}]
+        assert sorted(await storage.store.alist_namespaces(prefix=("u",))) == [("u", "1"), ("u", "2")]
+        await storage.store.adelete(("u", "1"), "k")
+        assert await fenced.aget(("u", "1"), "k") is None
+
+    # --- fences --------------------------------------------------------------------------------------------------
+
+    async def test_fence(self, storage: Storage) -> None:
+        """Once its fence is closed, a run reads what there is and changes nothing; other runs go on."""
+        fence = Fence()
+        saver, store = storage.saver(fence), storage.fenced_store(fence)
+        checkpoint = await put(saver, value=1)
+        await store.aput(("a",), "k", {"n": 1})
+        fence.close()
+        at = config_of("t1", checkpoint_id=checkpoint["id"])
+        for write in (
+            lambda: put(saver, value=2),
+            lambda: put(saver.with_allowlist([("a", "B")]), value=2),
+            lambda: saver.aput_writes(at, [("y", 1)], "task"),
+            lambda: saver.adelete_thread("t1"),
+            lambda: asyncio.to_thread(saver.delete_thread, "t1"),
+            lambda: store.aput(("a",), "k", {"n": 2}),
+            lambda: store.adelete(("a",), "k"),
+            lambda: store.abatch([PutOp(("a",), "k2", {"n": 2}), PutOp(("a",), "k", None)]),
+            lambda: asyncio.to_thread(store.put, ("a",), "k", {"n": 2}),
+        ):
+            with pytest.raises(FenceClosed):
+                await write()
+        assert await newest(saver) == 1
+        item = await store.aget(("a",), "k")
+        assert item is not None
+        assert item.value == {"n": 1}
+        await put(storage.saver(Fence()), value=3)
+        assert await newest(storage.reader) == 3
+
+    async def test_fence_while_waiting(self, storage: Storage) -> None:
+        """A write that waits for its turn while its fence closes is refused, the ones before and after are not."""
+        fence = Fence()
+        writes = [
+            asyncio.create_task(put(storage.saver(through), thread_id))
+            for thread_id, through in (("t1", None), ("t2", fence), ("t3", None))
+        ]
+        await asyncio.sleep(0)
+        fence.close()
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        assert isinstance(outcomes[1], FenceClosed)
+        assert [await newest(storage.reader, f"t{number}") for number in (1, 2, 3)] == ["v", None, "v"]
+
+    # --- cancellation --------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("kind", ["checkpoint", "store", "run"])
+    async def test_cancelled_write(self, storage: Storage, kind: str) -> None:
+        """A caller cancelled at any moment, however often, is told so once its write is settled, whole."""
+        for steps in range(1, 40):
+            key = f"k{steps}"
+            writing: dict[str, Callable[[], Any]] = {
+                "checkpoint": lambda key=key: put(storage.saver(), key),  # type: ignore[misc]
+                "store": lambda key=key: storage.store.aput(("a",), key, {"n": 1}),  # type: ignore[misc]
+                "run": lambda key=key: storage.accept_run(a_run(key, key)),  # type: ignore[misc]
+            }
+            task = asyncio.ensure_future(writing[kind]())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            told = task.cancel()
+            await asyncio.sleep(0)
+            task.cancel()
+            outcome = (await asyncio.gather(task, return_exceptions=True))[0]
+            assert isinstance(outcome, asyncio.CancelledError) or not told
+            reading: dict[str, Callable[[], Any]] = {
+                "checkpoint": lambda key=key: storage.reader.aget_tuple(config_of(key)),  # type: ignore[misc]
+                "store": lambda key=key: storage.store.aget(("a",), key),  # type: ignore[misc]
+                "run": lambda key=key: storage.get_run(key, key),  # type: ignore[misc]
+            }
+            assert await reading[kind]() is not None

@@ -1,0 +1,74 @@
+"""Graphs that are served in the tests, one per behaviour."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
+
+
+def chat_openai(**options: Any) -> Any:
+    """The real ChatOpenAI on the provider of the ``provider`` fixture."""
+    from langchain_openai import ChatOpenAI
+
+    return ChatOpenAI(
+        model="simulated", base_url=os.environ["PROVIDER_URL"], api_key="none", stream_usage=True, max_retries=0, **options
+    )
+
+
+async def _echo(state: MessagesState) -> dict[str, Any]:
+    return {"messages": [AIMessage(f"echo: {state['messages'][-1].text}")]}
+
+
+echo = StateGraph(MessagesState).add_node("echo", _echo).add_edge(START, "echo")
+
+
+def openai(_config: Any) -> Any:
+    """One model call through the real ChatOpenAI."""
+    model = chat_openai()
+
+    async def call(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    return StateGraph(MessagesState).add_node("model", call).add_edge(START, "model").compile()
+
+
+@tool
+async def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@tool
+async def hang() -> str:
+    """Never answer."""
+    await asyncio.Event().wait()
+    return "never"
+
+
+@tool
+async def fail() -> str:
+    """Raise."""
+    raise ValueError("secret-in-exception")
+
+
+def agent(_config: Any) -> Any:
+    """A tool-calling loop through the real ChatOpenAI: ``/tool add {"a": 1, "b": 2}`` makes the model call it."""
+    tools = [add, hang, fail]
+    model = chat_openai().bind_tools(tools)
+
+    async def call(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("model", call)
+    builder.add_node("tools", ToolNode(tools))
+    builder.add_edge(START, "model")
+    builder.add_conditional_edges("model", tools_condition)
+    builder.add_edge("tools", "model")
+    return builder.compile()
