@@ -15,6 +15,7 @@ os.environ.pop("OPENAI_API_KEY", None)
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
+from aiohttp.web_runner import BaseRunner
 from harness import Provider, Served, start_provider
 
 from threadwire.app import make_app
@@ -34,6 +35,13 @@ def settings_for(database: Path, graph: str | None, sections: dict[str, dict[str
     return Settings.model_validate({**base, "graph": graph})
 
 
+class _Server(TestServer):
+    """aiohttp's test server, but with what the real one runs with: a lost socket does not cancel its handler."""
+
+    async def _make_runner(self, **options: Any) -> BaseRunner[Any]:
+        return await super()._make_runner(**{**options, "handler_cancellation": False})
+
+
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as session:
@@ -42,12 +50,12 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 async def serve(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator[Serve]:
-    """``await serve("graphs:echo", runs={...})`` starts a server; all are stopped at the end."""
+    """Start servers, as ``await serve("graphs:echo", runs={...})``; all are stopped at the end."""
     started: list[Served] = []
 
     async def start(graph: str | None = None, *, database: Path | None = None, **sections: Any) -> Served:
         path = database or tmp_path / "threadwire.db"
-        server = TestServer(make_app(settings_for(path, graph, sections)))
+        server = _Server(make_app(settings_for(path, graph, sections)))
         await server.start_server()
         started.append(Served(server, session, path))
         return started[-1]
@@ -60,9 +68,13 @@ async def serve(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator
 
 
 @pytest.fixture
-async def provider(session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Provider]:
+async def provider(
+    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Provider]:
     """A provider at 200 tokens/s; graphs of ``graphs.py`` that use ChatOpenAI find it by PROVIDER_URL."""
-    provider = await start_provider(session, "--tokens-per-second", "200", "--first-token-ms", "0", "--tokens", "40")
+    provider = await start_provider(
+        session, "--tokens-per-second", "200", "--first-token-ms", "0", "--tokens", "40"
+    )
     monkeypatch.setenv("PROVIDER_URL", provider.base_url)
     yield provider
     provider.process.terminate()

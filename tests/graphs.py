@@ -17,7 +17,12 @@ def chat_openai(**options: Any) -> Any:
     from langchain_openai import ChatOpenAI
 
     return ChatOpenAI(
-        model="simulated", base_url=os.environ["PROVIDER_URL"], api_key="none", stream_usage=True, max_retries=0, **options
+        model="simulated",
+        base_url=os.environ["PROVIDER_URL"],
+        api_key="none",
+        stream_usage=True,
+        max_retries=0,
+        **options,
     )
 
 

@@ -19,7 +19,9 @@ from threadwire.protocol import decode_frame
 DEADLINE = 20.0
 
 
-async def eventually(condition: Callable[[], Any], what: str = "condition", deadline: float = DEADLINE) -> Any:
+async def eventually(
+    condition: Callable[[], Any], what: str = "condition", deadline: float = DEADLINE
+) -> Any:
     """Wait until ``condition`` (sync or async) is true and return what it gave."""
     end = time.monotonic() + deadline
     while True:
@@ -169,7 +171,14 @@ class Provider:
 async def start_provider(session: aiohttp.ClientSession, *arguments: str) -> Provider:
     """Start it on a free port; it prints its URL when it is ready."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "threadwire", "simulate", "--port", "0", *arguments, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "threadwire",
+        "simulate",
+        "--port",
+        "0",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
     async with asyncio.timeout(DEADLINE):

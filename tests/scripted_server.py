@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from aiohttp import WSMsgType, web
-from aiohttp.test_utils import TestServer
 
 
 @dataclass
@@ -34,6 +33,10 @@ class Fault:
     handled: bool = True
     code: int = 1011
     goaway: float | None = None
+    #: Before that, when the log has come to this ``seq``, its frames are lost; nothing goes out meanwhile.
+    lose_at: int | None = None
+    #: How: the log is trimmed, or a new epoch begins.
+    lose: Literal["trim", "restore"] = "trim"
 
 
 @dataclass
@@ -45,6 +48,8 @@ class Script:
     pause_after: int | None = None
     status: str = "completed"
     error: dict[str, str] | None = None
+    #: The log loses its frames in the moment the run ends, before anybody has read its end.
+    trims: bool = False
     #: All that the run left, as a run that was lost says it.
     messages: list[dict[str, Any]] | None = None
 
@@ -64,6 +69,7 @@ class Connection:
         self.close_code: int | None = None
         self.sent = 0
         self.silent = False
+        self.closing = False
 
     async def put(self, frame: dict[str, Any]) -> None:
         if self.silent:
@@ -78,15 +84,19 @@ class Connection:
     async def strike(self) -> None:
         fault, self.fault = self.fault, None
         assert fault is not None
+        if fault.lose_at is not None:
+            self.silent = True
+            while self.server.seq < fault.lose_at:
+                await self.server.changed.wait()
+            getattr(self.server, fault.lose)()
         if fault.goaway is not None:
-            await self.put(
-                {"type": "goaway", "reason": "restart", "reconnect_after_seconds": fault.goaway}
-            )
+            await self.put({"type": "goaway", "reason": "restart", "reconnect_after_seconds": fault.goaway})
         if fault.do == "abort":
             assert self.request.transport is not None
             self.request.transport.abort()
             raise ConnectionResetError
         if fault.do == "close":
+            self.closing = True
             await self.ws.close(code=fault.code, message=b"as told")
             raise ConnectionResetError
         if fault.do == "garbage":
@@ -95,6 +105,10 @@ class Connection:
 
     async def write(self) -> None:
         """Drain answers and the log into the socket."""
+        with contextlib.suppress(ConnectionResetError):
+            await self.drain()
+
+    async def drain(self) -> None:
         while True:
             changed = self.server.changed
             while self.answers:
@@ -240,7 +254,7 @@ class ScriptedServer:
         if kind == "history":
             return self.history(command_id)
         if kind == "cancel":
-            run_id = command.get("run_id", self.running)
+            run_id = str(command.get("run_id", self.running))
             self.tasks[run_id].cancel()
             return {"type": "ack", "id": command_id, "run_id": run_id}
         if kind == "subscribe":
@@ -287,6 +301,8 @@ class ScriptedServer:
         if script.messages is not None:
             end["messages"] = script.messages  # type: ignore[assignment]
         self.append("run_finished", run_id=run_id, usage=None, duration_ms=1, **end)
+        if script.trims:
+            self.trim()
         if self.queue:
             self.start(self.queue.pop(0)["run_id"])
 
@@ -306,7 +322,8 @@ class ScriptedServer:
             writer = asyncio.create_task(connection.write())
             await connection.read()
         if writer is not None:
-            writer.cancel()
+            if not connection.closing:
+                writer.cancel()
             await asyncio.wait([writer])
         connection.close_code = ws.close_code
         return ws
@@ -318,15 +335,19 @@ async def scripted_server() -> AsyncIterator[ScriptedServer]:
     server = ScriptedServer()
     app = web.Application()
     app.router.add_get("/ws", server.handle)
-    # A client that only leaves its socket lying must not hold the tests up.
-    async with TestServer(app) as http:
-        server.url = f"http://127.0.0.1:{http.port}"
-        try:
-            yield server
-        finally:
-            for connection in server.connections:
-                await connection.ws.close()
-            for task in server.tasks.values():
-                task.cancel()
-            if server.tasks:
-                await asyncio.wait(server.tasks.values())
+    # Not aiohttp's TestServer: that one cancels the handler of a connection that is lost, and real ones do not.
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield server
+    finally:
+        for connection in server.connections:
+            await connection.ws.close()
+        for task in server.tasks.values():
+            task.cancel()
+        if server.tasks:
+            await asyncio.wait(server.tasks.values())
+        await runner.cleanup()

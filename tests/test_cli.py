@@ -55,17 +55,13 @@ def test_help_loads_nothing_heavy() -> None:
         "try: main(['--help'])\n"
         f"finally: print('loaded:', [name for name in {HEAVY!r} if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.endswith("loaded: []\n")
     for name in ("serve", "config", "simulate"):
         assert f"    {name} " in done.stdout
 
 
-@pytest.mark.parametrize(
-    "args", [[], ["bake"], ["serve", "--prot", "1"], ["serve", "--port", "x"], ["config"]]
-)
+@pytest.mark.parametrize("args", [[], ["bake"], ["serve", "--prot", "1"], ["serve", "--port", "x"], ["config"]])
 def test_wrong_arguments(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A command line that makes no sense gets its usage, and is 2."""
     with pytest.raises(SystemExit) as caught:
@@ -105,9 +101,7 @@ def test_every_mistake_has_its_line(empty_folder: Path, capsys: pytest.CaptureFi
     ]
 
 
-def test_config_show(
-    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_config_show(empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Config show prints YAML that says where it came from and shows no secret."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     (empty_folder / "own.yaml").write_text("server: {port: 1234}")
@@ -126,7 +120,6 @@ def test_config_show(
     [
         (["--config", "none.yaml"], "none.yaml: cannot be read: No such file or directory"),
         (["--port", "70000"], "server.port: expected at most 65535, got 70000 (command line)"),
-        (["--host", "0.0.0.0"], "server.host: 0.0.0.0 is not a loopback address"),
         (["nothing"], "graph: expected package.module:attribute"),
     ],
 )
@@ -136,6 +129,14 @@ def test_serve_refuses(args: list[str], message: str, capsys: pytest.CaptureFixt
     told = capsys.readouterr().err
     assert told.startswith(f"threadwire: {message}")
     assert told.count("\n") == 1
+
+
+def test_serve_refuses_an_open_address() -> None:
+    """Serve without auth on an address that others reach is one clear line, and 2."""
+    done = command("serve", "--host", "0.0.0.0")
+    assert done.returncode == 2
+    assert done.stderr.startswith("threadwire: server.host: 0.0.0.0 is not a loopback address")
+    assert done.stderr.count("\n") == 1
 
 
 def test_debug_shows_the_traceback() -> None:

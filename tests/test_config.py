@@ -71,10 +71,7 @@ def test_config_yaml_comments_each_key() -> None:
 def test_docs_have_each_key() -> None:
     """docs/configuration.md has a row for each key, with its default and description, and no other."""
     defaults = leaves(Settings().model_dump())
-    rows = {
-        f"| `{key}` | `{json.dumps(defaults[key])}` | {info.description} |"
-        for key, info in known_keys().items()
-    }
+    rows = {f"| `{key}` | `{json.dumps(defaults[key])}` | {info.description} |" for key, info in known_keys().items()}
     tables = (ROOT / "docs/configuration.md").read_text("utf-8").partition("## Every key")[2]
     assert {line for line in tables.splitlines() if line.startswith("| `")} == rows
 
@@ -304,12 +301,8 @@ def test_mistake_in_the_environment(tmp_path: Path, name: str, value: str, messa
 def test_source_of_a_wrong_value_is_the_one_in_force(tmp_path: Path) -> None:
     """A wrong value is told with where it came from, also where a weaker source has a right one."""
     environ = {"THREADWIRE_SERVER__PORT": "x"}
-    assert refused(tmp_path, "server: {port: 1}", environ).endswith(
-        'got "x" (environment THREADWIRE_SERVER__PORT)'
-    )
-    assert refused(tmp_path, "server: {port: 1}", environ, server={"port": -1}).endswith(
-        "got -1 (command line)"
-    )
+    assert refused(tmp_path, "server: {port: 1}", environ).endswith('got "x" (environment THREADWIRE_SERVER__PORT)')
+    assert refused(tmp_path, "server: {port: 1}", environ, server={"port": -1}).endswith("got -1 (command line)")
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

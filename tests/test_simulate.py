@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -121,6 +122,30 @@ async def test_tokens_come_one_by_one(provider: Provider) -> None:
     assert whole.usage_metadata["input_tokens"] == 6
     assert whole.response_metadata["finish_reason"] == "stop"
     assert await provider.until(open=0) == {"open": 0, "finished": 1, "aborted": 0, "peak": 1, "total": 1}
+
+
+@pytest.mark.parametrize("usage", [True, False])
+async def test_the_events_of_an_answer(provider: Provider, usage: bool) -> None:
+    """On the wire: the role once, each token, the finish reason, usage if it was asked for, and [DONE]."""
+    asked = {"model": "any", "stream": True, "messages": [{"role": "user", "content": "/tokens 100"}]}
+    async with aiohttp.ClientSession() as http:
+        body = asked | ({"stream_options": {"include_usage": True}} if usage else {})
+        async with http.post(f"{provider.url}/v1/chat/completions", json=body) as response:
+            assert response.content_type == "text/event-stream"
+            *events, done, nothing = (await response.text()).split("\n\n")
+    assert (done, nothing) == ("data: [DONE]", "")
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert {(chunk["object"], chunk["model"]) for chunk in chunks} == {("chat.completion.chunk", "any")}
+    counted = [chunk["usage"]["total_tokens"] for chunk in chunks if not chunk["choices"]]
+    assert counted == ([106] if usage else [])
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert [choice["delta"] for choice in choices] == [
+        {"role": "assistant", "content": ""},
+        *({"content": word} for word in words(100, "/tokens 100")),
+        {},
+    ]
+    assert [choice["finish_reason"] for choice in choices] == [None] * 101 + ["stop"]
 
 
 async def test_a_rate_and_a_delay() -> None:

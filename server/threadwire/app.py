@@ -11,18 +11,18 @@ import errno
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from typing import TypeAlias
 
 # Before langgraph is imported: a tampered database must not run code.
 os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 import threadwire
-from threadwire import http
+from threadwire import http, logs
 from threadwire.auth import check_host, check_origin
 from threadwire.connection import Connection, ConnectionSettings
 from threadwire.errors import StartupError
@@ -36,6 +36,7 @@ from threadwire.run import RunLimits
 from threadwire.settings import Settings
 from threadwire.storage import Storage, open_storage
 from threadwire.thread import ThreadParts
+from threadwire.turn import TurnParts
 from threadwire.upgrade import read_query
 
 logger = get_logger(__name__)
@@ -44,16 +45,15 @@ logger = get_logger(__name__)
 _NO_LIMIT = 1_000_000
 _CLOSE_SECONDS = 5.0
 
-Middleware: TypeAlias = Callable[[web.Request, http.Handler], Awaitable[web.StreamResponse]]
-
 MODEL = web.AppKey("model", Model)
-CONNECTIONS: web.AppKey[set[Connection]] = web.AppKey("connections", set)
+CONNECTIONS = web.AppKey[set[Connection]]("connections")
 
 
 def make_app(settings: Settings) -> web.Application:
     """The server as an aiohttp application; starting it raises ``StartupError`` where something is wrong."""
     app = web.Application(
-        middlewares=[http.errors, _guard(settings)], client_max_size=settings.server.max_message_bytes or 2**62
+        middlewares=[http.errors, _guard(settings)],
+        client_max_size=settings.server.max_message_bytes or 2**62,
     )
     app[CONNECTIONS] = set()
     app.cleanup_ctx.append(lambda running: _parts(running, settings))
@@ -91,14 +91,16 @@ async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None
 def _thread_parts(settings: Settings, storage: Storage, graph: Graph) -> ThreadParts:
     runs = settings.runs
     return ThreadParts(
-        graph=graph,
-        storage=storage,
-        policy=Filter.of(settings.events),
-        run_limits=RunLimits(
-            timeout_seconds=runs.timeout_seconds,
-            cancel_deadline_seconds=runs.cancel_deadline_seconds,
-            recursion_limit=runs.recursion_limit or _NO_LIMIT,
-            durability=settings.storage.durability,
+        turns=TurnParts(
+            graph=graph,
+            storage=storage,
+            policy=Filter.of(settings.events),
+            run_limits=RunLimits(
+                timeout_seconds=runs.timeout_seconds,
+                cancel_deadline_seconds=runs.cancel_deadline_seconds,
+                recursion_limit=runs.recursion_limit or _NO_LIMIT,
+                durability=settings.storage.durability,
+            ),
         ),
         max_queued=runs.max_queued or _NO_LIMIT,
         disconnect_grace_seconds=runs.disconnect_grace_seconds,
@@ -107,7 +109,7 @@ def _thread_parts(settings: Settings, storage: Storage, graph: Graph) -> ThreadP
     )
 
 
-def _connector(settings: Settings) -> http.Handler:
+def _connector(settings: Settings) -> Handler:
     server = settings.server
 
     async def connect(request: web.Request) -> web.StreamResponse:
@@ -154,7 +156,7 @@ def _guard(settings: Settings) -> Middleware:
     """Refuse what comes by a foreign name, and what a foreign page sends that is more than a plain read."""
 
     @web.middleware
-    async def guard(request: web.Request, handler: http.Handler) -> web.StreamResponse:
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if settings.auth.mode == "none" and not settings.auth.insecure:
             check_host(request)
         if request.method not in ("GET", "HEAD"):
@@ -173,11 +175,12 @@ async def _close_connections(app: web.Application) -> None:
         await asyncio.sleep(0.02)
 
 
-# --- the process ------------------------------------------------------------------------------------------------------
+# --- the process ---------------------------------------------------------------------------------
 
 
 def serve(settings: Settings, *, debug: bool = False) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises ``StartupError`` where it cannot start."""
+    logs.configure()
     with asyncio.Runner(debug=debug, loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings))
     return 0

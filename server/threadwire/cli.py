@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# --- serve --------------------------------------------------------------------------------------------------
+# --- serve ---------------------------------------------------------------------------------------
 
 
 def _add_serve(commands: Any) -> None:
@@ -92,14 +92,12 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
     return overrides
 
 
-# --- config -------------------------------------------------------------------------------------------------
+# --- config --------------------------------------------------------------------------------------
 
 
 def _add_config(commands: Any) -> None:
     about = "show or check the configuration"
-    config = commands.add_parser(
-        "config", help=about, description=about.capitalize() + ".", allow_abbrev=False
-    )
+    config = commands.add_parser("config", help=about, description=about.capitalize() + ".", allow_abbrev=False)
     actions = config.add_subparsers(metavar="ACTION", required=True)
     for name, run, what in (
         ("show", _config_show, "print the settings in force as YAML, secrets masked"),
@@ -136,15 +134,13 @@ def _add_config_file(parser: argparse.ArgumentParser) -> None:
     )
 
 
-# --- simulate -----------------------------------------------------------------------------------------------
+# --- simulate ------------------------------------------------------------------------------------
 
 
 def _add_simulate(commands: Any) -> None:
     about = "run the simulated model as an OpenAI-compatible HTTP server, for tests and load"
     simulate = commands.add_parser("simulate", help=about, description=about + ".", allow_abbrev=False)
-    simulate.add_argument(
-        "--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)"
-    )
+    simulate.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
     simulate.add_argument("--port", type=int, default=8100, help="the port (default: %(default)s)")
     simulate.add_argument(
         "--tokens-per-second",
@@ -160,9 +156,7 @@ def _add_simulate(commands: Any) -> None:
         default=200,
         help="silence before the first token (default: 200)",
     )
-    simulate.add_argument(
-        "--tokens", metavar="N", type=int, help="length of an answer (default: as the input asks)"
-    )
+    simulate.add_argument("--tokens", metavar="N", type=int, help="length of an answer (default: as the input asks)")
     simulate.set_defaults(run=_simulate)
 
 

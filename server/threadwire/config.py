@@ -122,7 +122,7 @@ def load_with_sources(
     return settings, [*sources, "defaults"]
 
 
-# --- what is wrong ------------------------------------------------------------------------------------------
+# --- what is wrong -------------------------------------------------------------------------------
 
 
 def _explain(error: ErrorDetails, layers: list[Layer]) -> str:
@@ -162,7 +162,7 @@ def _expected(error: ErrorDetails, of: FieldInfo | None) -> str:
     return _EXPECTED.get(kind) or error["msg"].removeprefix("Input should be ")
 
 
-# --- showing ------------------------------------------------------------------------------------------------
+# --- showing -------------------------------------------------------------------------------------
 
 
 def dump_yaml(settings: Settings) -> str:

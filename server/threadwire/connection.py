@@ -1,8 +1,8 @@
-"""One WebSocket: a loop that reads commands, a loop that writes frames, close.
+"""One connection: a loop that reads commands, a loop that writes frames, close.
 
-The only module that touches a WebSocket. It owns no run: commands go to the thread, which answers; frames come from a
-cursor on the thread's log. A client that does not read costs what its socket's buffers hold and no more: the cursor is a
-number, and the answers that wait are bounded.
+It owns no run: commands go to the thread, which answers; frames come from a cursor on the thread's log. A client that
+does not read costs what its socket's buffers hold and no more: the cursor is a number, and the answers that wait are
+bounded.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import WSMessage, WSMsgType, web
 
+from threadwire.answers import Answer, Answers
 from threadwire.errors import BadFrame, Gap, InternalError, ThreadwireError
 from threadwire.events import Filter
+from threadwire.limits import Rate
 from threadwire.logs import get_logger
 from threadwire.protocol import (
     MAX_BAD_FRAMES_PER_MINUTE,
-    MAX_WAITING_ANSWERS,
     SUBPROTOCOL,
     CloseCode,
     Command,
@@ -35,13 +37,12 @@ from threadwire.protocol import (
 from threadwire.storage import OnDisconnect
 from threadwire.thread import Attached, Thread
 from threadwire.upgrade import Wanted, check_raw
+from threadwire.websocket import WebSocket
 
 logger = get_logger(__name__)
 
 #: Close codes by which the client's code asked for the end: 1000, and a close frame without one (aiohttp gives 0).
 _DELIBERATE = frozenset({0, 1000})
-#: A client that does not answer our close for this long is cut off.
-_CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,128 +56,134 @@ class ConnectionSettings:
     ready: dict[str, Any]
 
 
-@dataclass(slots=True)
-class _Answer:
-    """A frame for this connection alone; made when it is sent, where it depends on the moment."""
-
-    frame: dict[str, Any] | Callable[[], dict[str, Any]]
-    #: The log position it is true for: the frames up to there go first.
-    after: int = 0
-
-
 class Connection:
     """A reader of one thread, for its whole life."""
 
     def __init__(self, settings: ConnectionSettings, on_disconnect: OnDisconnect) -> None:
         self.on_disconnect = on_disconnect
         self._settings = settings
-        self._ws = web.WebSocketResponse(
-            protocols=(SUBPROTOCOL,),
-            heartbeat=settings.heartbeat_seconds or None,
-            max_msg_size=settings.max_message_bytes,
-            timeout=_CLOSE_SECONDS,
-            # Deflate costs memory and time per socket and gains little on frames of a few words.
-            compress=False,
+        self._ws = WebSocket(
+            protocol=SUBPROTOCOL,
+            heartbeat_seconds=settings.heartbeat_seconds,
+            max_message_bytes=settings.max_message_bytes,
+            on_beat=self._on_beat,
         )
-        self._answers: deque[_Answer] = deque()
-        # Commands that were taken and not answered yet count as answers that wait.
-        self._unanswered = 0
         self._new = asyncio.Event()
-        self._room = asyncio.Event()
+        self._answers = Answers(self._new.set)
+        self._ping_due = False
         self._end: tuple[int, str] | None = None
-        self._bad: deque[float] = deque()
-        self._reading_history: set[asyncio.Task[None]] = set()
+        self._bad = Rate(MAX_BAD_FRAMES_PER_MINUTE, 60)
+        self._pages: deque[tuple[History, Callable[[Answer], None]]] = deque()
+        self._paging: asyncio.Task[None] | None = None
 
     async def refuse(self, request: web.Request, code: CloseCode, reason: str) -> web.WebSocketResponse:
         """Upgrade and close at once: a browser cannot read the status of a failed upgrade."""
-        await self._ws.prepare(request)
-        await self._close(code, reason)
-        return self._ws
+        await self._ws.open(request)
+        try:
+            await self._ws.close(code, reason)
+        finally:
+            self._ws.release()
+        return self._ws.response
 
     async def serve(self, request: web.Request, thread: Thread, wanted: Wanted) -> web.WebSocketResponse:
         """Take the connection from its upgrade to its close."""
         started = time.monotonic()
-        await self._ws.prepare(request)
+        await self._ws.open(request)
         deliberate = False
-        attached: Attached | None = None
         try:
-            attached = await thread.attach(
-                self, after=wanted.after, epoch=wanted.epoch, history=wanted.history, wake=self._new.set
-            )
-            deliberate = await self._run(_Session(thread, attached, wanted.filter))
+            deliberate = await self._attach(thread, wanted)
         except ThreadwireError as error:
-            self._answers.clear()
-            await self._send(error_frame(error))
-            await self._close(CloseCode.INTERNAL, error.code)
+            await self._fail(error)
         except ConnectionError:
             # The client has gone; its thread decides what becomes of its run.
             pass
+        except Exception:
+            logger.exception("connection failed", thread_id=thread.thread_id)
+            await self._fail(InternalError("The server failed."))
         finally:
-            if attached is not None:
-                attached.cursor.close()
-                thread.detach(self, deliberate=deliberate)
-            logger.info(
-                "connection",
-                thread_id=thread.thread_id,
-                close_code=self._ws.close_code,
-                deliberate=deliberate,
-                duration_ms=round((time.monotonic() - started) * 1000),
-            )
-        return self._ws
+            self._ws.release()
+        logger.info(
+            "connection",
+            thread_id=thread.thread_id,
+            close_code=self._ws.close_code,
+            deliberate=deliberate,
+            duration_ms=round((time.monotonic() - started) * 1000),
+        )
+        return self._ws.response
 
     def end(self, code: int, reason: str) -> None:
-        """Give the client what it has not read yet, then close."""
+        """Give the client what it has not read yet, then close; it has ``CLOSE_SECONDS`` for both."""
         if self._end is None:
             self._end = (code, reason)
+            self._ws.cut_off_later()
             self._new.set()
+            self._answers.give_up()
 
     def tell(self, frame: dict[str, Any]) -> None:
         """Send a frame about the connection itself, such as ``goaway``."""
-        self._put(_Answer(frame))
+        self._answers.put(Answer(frame))
 
-    async def _run(self, session: _Session) -> bool:
-        self._put(_Answer({"type": "ready", **self._settings.ready, **session.attached.ready}))
-        if session.attached.history is not None:
-            self._put(_Answer(session.attached.history))
-        if session.attached.gap is not None:
-            self._put(_Answer(session.attached.gap))
+    async def _attach(self, thread: Thread, wanted: Wanted) -> bool:
+        """Be one of the thread's readers; returns whether the client's code closed it."""
+        attached = await thread.attach(
+            self, after=wanted.after, epoch=wanted.epoch, history=wanted.history, wake=self._new.set
+        )
+        deliberate = False
+        session = _Session(thread, attached, wanted.filter)
+        try:
+            last = await self._run(session)
+            # Anything else that ends it is a loss, a broken frame, or our own doing.
+            asked = last.type is WSMsgType.CLOSE and last.data in _DELIBERATE
+            deliberate = asked and self._end is None
+        finally:
+            attached.cursor.close()
+            thread.detach(self, deliberate=deliberate)
+        await self._ws.part(last)
+        return deliberate
+
+    async def _fail(self, error: ThreadwireError) -> None:
+        with suppress(ConnectionError):
+            await self._send(error_frame(error))
+            await self._ws.close(CloseCode.INTERNAL, error.code)
+
+    async def _run(self, session: _Session) -> WSMessage:
+        """Read and write until the socket ends; returns the last thing it gave."""
+        attached = session.attached
+        ready = {"type": "ready", **self._settings.ready, **attached.ready}
+        self._answers.put_first(*(found for found in (ready, attached.history, attached.gap) if found is not None))
         writing = asyncio.create_task(self._write(session), name=f"writer {session.thread.thread_id}")
         try:
             return await self._read(session, writing)
         finally:
-            tasks = {writing, *self._reading_history}
+            tasks = {writing} if self._paging is None else {writing, self._paging}
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    # --- reading ------------------------------------------------------------------------------------------------------
+    def _on_beat(self, alive: bool) -> None:
+        if alive:
+            self._ping_due = True
+            self._new.set()
+        else:
+            self.end(CloseCode.GOING_AWAY, "no answer to the heartbeat")
 
-    async def _read(self, session: _Session, writing: asyncio.Task[None]) -> bool:
-        """Read until the socket ends; returns whether the client's code closed it."""
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def _read(self, session: _Session, writing: asyncio.Task[None]) -> WSMessage:
         while True:
-            if len(self._answers) + self._unanswered > MAX_WAITING_ANSWERS:
-                await self._wait_for_room(writing)
+            while self._answers.full and self._end is None and not writing.done():
+                # Read no further from a client that sends and does not read.
+                await self._answers.moved()
             message = await self._ws.receive()
+            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                return message
+            if self._end is not None or writing.done():
+                # It ends: what the client says now it will say again where it connects next.
+                continue
             if message.type is WSMsgType.TEXT:
                 self._handle(session, message.data)
-            elif message.type is WSMsgType.BINARY:
-                self._refuse(BadFrame("expected a JSON object in a text message, got a binary one"), None)
             else:
-                return self._is_deliberate(message)
-
-    def _is_deliberate(self, message: WSMessage) -> bool:
-        if self._end is not None:
-            return False
-        # Else: CLOSED after a loss, or ERROR after a broken frame, which aiohttp has answered with its code.
-        return message.type is WSMsgType.CLOSE and message.data in _DELIBERATE
-
-    async def _wait_for_room(self, writing: asyncio.Task[None]) -> None:
-        """Read no further from a client that sends and does not read."""
-        while len(self._answers) + self._unanswered > MAX_WAITING_ANSWERS and not writing.done():
-            self._room.clear()
-            room = asyncio.create_task(self._room.wait())
-            await asyncio.wait({room, writing}, return_when=asyncio.FIRST_COMPLETED)
-            room.cancel()
+                self._refuse(BadFrame("expected a JSON object in a text message, got a binary one"), None)
 
     def _handle(self, session: _Session, data: str) -> None:
         try:
@@ -185,64 +192,52 @@ class Connection:
             self._refuse(error, getattr(error, "command_id", None))
             return
         if isinstance(command, Ping):
-            self._put(_Answer(lambda: _pong(command, session)))
+            cursor = session.attached.cursor
+            self._answers.put(Answer(lambda: _named({"type": "pong", "seq": cursor.position}, command)))
         elif isinstance(command, Subscribe):
             self._subscribe(session, command)
         elif isinstance(command, History):
-            self._unanswered += 1
-            task = asyncio.create_task(self._history(session, command))
-            self._reading_history.add(task)
-            task.add_done_callback(self._reading_history.discard)
+            self._pages.append((command, self._answers.promise()))
+            if self._paging is None or self._paging.done():
+                self._paging = asyncio.create_task(self._read_pages(session))
         else:
-            self._unanswered += 1
-            session.thread.submit(command, self._answer_to(command), self.on_disconnect)
+            session.thread.submit(command, self._answers.promise_ack(command.id), self.on_disconnect)
 
     def _refuse(self, error: ThreadwireError, command_id: str | None) -> None:
-        self._put(_Answer(error_frame(error, command_id)))
-        now = time.monotonic()
-        self._bad.append(now)
-        while now - self._bad[0] > 60:
-            self._bad.popleft()
-        if len(self._bad) > MAX_BAD_FRAMES_PER_MINUTE:
+        self._answers.put(Answer(error_frame(error, command_id)))
+        if self._bad.exceeded(time.monotonic()):
             self.end(CloseCode.PROTOCOL_ABUSE, "too many bad frames")
 
-    def _answer_to(self, command: Command) -> Callable[[dict[str, Any] | ThreadwireError], None]:
-        def answer(found: dict[str, Any] | ThreadwireError) -> None:
-            self._unanswered -= 1
-            if isinstance(found, ThreadwireError):
-                self._put(_Answer(error_frame(found, command.id)))
-            else:
-                self._put(_Answer({"type": "ack", "id": command.id, **found}))
-
-        return answer
-
     def _subscribe(self, session: _Session, command: Subscribe) -> None:
+        answer = self._answers.promise_ack(command.id)
         try:
             check_raw(wanted=command.raw, allowed=self._settings.allow_raw)
         except ThreadwireError as error:
-            self._put(_Answer(error_frame(error, command.id)))
-            return
-        session.attached.cursor.filter = Filter.of(command)
-        self._put(_Answer({"type": "ack", "id": command.id}))
+            answer(error)
+        else:
+            session.attached.cursor.filter = Filter.of(command)
+            answer({})
 
-    async def _history(self, session: _Session, command: History) -> None:
-        answer = self._answer_to(command)
+    async def _read_pages(self, session: _Session) -> None:
+        """Answer ``history`` commands, one after another: the next page is read when the one before is sent."""
+        while self._pages:
+            command, keep = self._pages.popleft()
+            answer = await self._page(session, command)
+            answer.sent = asyncio.Event()
+            keep(answer)
+            await answer.sent.wait()
+
+    async def _page(self, session: _Session, command: History) -> Answer:
         try:
             found = await session.thread.history(command.before, command.limit)
         except ThreadwireError as error:
-            answer(error)
+            return Answer(error_frame(error, command.id))
         except Exception:
             logger.exception("history failed", thread_id=session.thread.thread_id)
-            answer(InternalError("The server failed to read the history."))
-        else:
-            self._unanswered -= 1
-            self._put(_Answer({**found, **({"id": command.id} if command.id is not None else {})}, found["seq"]))
+            return Answer(error_frame(InternalError("The server failed to read the history."), command.id))
+        return Answer(_named(found, command), found["seq"])
 
-    def _put(self, answer: _Answer) -> None:
-        self._answers.append(answer)
-        self._new.set()
-
-    # --- writing ------------------------------------------------------------------------------------------------------
+    # --- writing ----------------------------------------------------------------------------------
 
     async def _write(self, session: _Session) -> None:
         try:
@@ -252,24 +247,28 @@ class Connection:
                     if self._end is not None:
                         break
                     await self._new.wait()
-            await self._close(*self._end)
+            await self._ws.send_close(*self._end)
         except ConnectionError:
             # The reading loop sees the loss too, and ends the connection.
             pass
         except Exception:
             logger.exception("writing failed", thread_id=session.thread.thread_id)
-            await self._close(CloseCode.INTERNAL, "internal")
+            await self._ws.send_close(CloseCode.INTERNAL, "internal")
         finally:
-            self._room.set()
+            self._answers.give_up()
 
     async def _write_some(self, session: _Session) -> bool:
         """Send the next answer, or the next frames; False where there is nothing to send."""
+        if self._ping_due:
+            self._ping_due = False
+            await self._ws.ping()
         cursor = session.attached.cursor
-        answer = self._answers[0] if self._answers else None
+        answer = self._answers.first()
         if answer is not None and cursor.position >= answer.after:
-            self._answers.popleft()
-            self._room.set()
-            await self._send(answer.frame() if callable(answer.frame) else answer.frame)
+            self._answers.pop()
+            await self._send(answer.made())
+            if answer.sent is not None:
+                answer.sent.set()
             return True
         before = cursor.position
         try:
@@ -278,21 +277,14 @@ class Connection:
             await self._send(session.thread.gap(gap.requested, gap.earliest))
             return True
         for data in frames:
-            await self._ws.send_frame(data, WSMsgType.TEXT)
+            await self._ws.send(data)
+        if len(frames) > 1:
+            # A socket that takes all of a long replay would keep everyone else waiting.
+            await asyncio.sleep(0)
         return cursor.position != before
 
     async def _send(self, frame: dict[str, Any]) -> None:
-        await self._ws.send_frame(encode(frame), WSMsgType.TEXT)
-
-    async def _close(self, code: int, reason: str) -> None:
-        """Close; a client that does not read even that is cut off."""
-        try:
-            async with asyncio.timeout(_CLOSE_SECONDS + 1):
-                await self._ws.close(code=code, message=reason.encode())
-        except (TimeoutError, ConnectionError):
-            transport = self._ws._req.transport if self._ws._req is not None else None  # noqa: SLF001
-            if transport is not None:
-                transport.abort()
+        await self._ws.send(encode(frame))
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +299,6 @@ class _Session:
         self.attached.cursor.filter = self.filter
 
 
-def _pong(command: Ping, session: _Session) -> dict[str, Any]:
-    frame: dict[str, Any] = {"type": "pong", "seq": session.attached.cursor.position}
+def _named(frame: dict[str, Any], command: Command) -> dict[str, Any]:
+    """The frame that answers a command, with its ``id`` where it has one."""
     return frame if command.id is None else {**frame, "id": command.id}

@@ -1,3 +1,4 @@
+# ruff: noqa: N818 -- a failure's name is the protocol's word for it
 """Every failure threadwire can name, as one tree.
 
 ::
@@ -52,7 +53,7 @@ class ThreadwireError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
-# --- the operator's ---------------------------------------------------------------------------------------------------
+# --- the operator's ------------------------------------------------------------------------------
 
 
 class StartupError(ThreadwireError):
@@ -63,7 +64,7 @@ class ConfigError(StartupError):
     """A setting is unknown, of the wrong type or impossible."""
 
 
-# --- the client's -----------------------------------------------------------------------------------------------------
+# --- the client's --------------------------------------------------------------------------------
 
 
 class CommandError(ThreadwireError):
@@ -181,7 +182,7 @@ class QuotaExceeded(CommandError):
     http_status = 429
 
 
-# --- the model's or the graph's ---------------------------------------------------------------------------------------
+# --- the model's or the graph's ------------------------------------------------------------------
 
 
 class RunError(ThreadwireError):
@@ -236,7 +237,7 @@ class RunTimeout(RunError):
     retry = True
 
 
-# --- ours -------------------------------------------------------------------------------------------------------------
+# --- ours ----------------------------------------------------------------------------------------
 
 
 class ServerError(ThreadwireError):
@@ -265,7 +266,7 @@ class InternalError(ServerError):
     code = "internal"
 
 
-class Gap(ThreadwireError):  # noqa: N818 -- the protocol's word
+class Gap(ThreadwireError):
     """The log has been trimmed past a cursor: frames are lost to this reader. Told as a ``gap`` frame."""
 
     def __init__(self, requested: int, earliest: int) -> None:

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langgraph.errors import GraphBubbleUp
 
-from threadwire.history import Said, content_of, message_id, text_of, to_wire
+from threadwire.history import Said, content_of, message_id, open_tool_calls, text_of, to_wire
 from threadwire.jsonsafe import json_safe
 
 #: The name of the root run, by which its events are picked out of the stream.
@@ -136,17 +137,19 @@ Told: TypeAlias = tuple[dict[str, Any], Origin | None]
 class Translator:
     """The events of one run, as frames. See the module."""
 
-    def __init__(self, run_id: str, policy: Filter, marks: Marks, known: set[str], messages_key: str = "messages") -> None:
+    def __init__(self, run_id: str, policy: Filter, marks: Marks, messages_key: str = "messages") -> None:
         self.run_id = run_id
         self._policy = policy
         self._marks = marks
-        # Ids of the thread's messages that readers know of; grows as the run tells more. Owned by the thread.
-        self._known = known
+        #: Ids of the thread's messages that readers know of; grows as the run tells more. The conversation's.
+        self.known: set[str] = set()
         self._key = messages_key
         self._calls: dict[str, _Call] = {}
         self._tools: dict[str, _Tool] = {}
         self._open: dict[str, _OpenCall] = {}
         self._results: list[dict[str, Any]] = []
+        #: What tools gave since the graph's last step, by call id: their node may never get to store it.
+        self.tool_messages: dict[str, ToolMessage] = {}
         self._told_text: dict[str, str] = {}
         self._told_calls: set[str] = set()
         #: The thread's messages as the graph had them at its last step; None before the first.
@@ -175,7 +178,7 @@ class Translator:
         handler = self._table.get(event["event"])
         return handler(event, now) if handler is not None else iter(())
 
-    # --- what the run has said so far -------------------------------------------------------------------------------------
+    # --- what the run has said so far -------------------------------------------------------------
 
     def said(self, unfinished_tasks: set[str] | None = None) -> list[Said]:
         """What model calls said that the graph may not have stored, in the order they began.
@@ -207,18 +210,20 @@ class Translator:
         messages.extend(result for result in self._results if result["tool_call_id"] not in answered)
         return messages
 
-    def close_tools(self, results: Sequence[ToolMessage], now: float) -> Iterator[Told]:
-        """A ``tool_result`` for each call still open when the run ends: as stored in ``results``, else an error."""
-        by_call = {message.tool_call_id: message for message in results}
-        for call_id in list(self._open):
-            message = by_call.get(call_id)
-            if message is not None:
-                status = "error" if message.status == "error" else "ok"
-                yield from self._result(call_id, content_of(message), status, now)
-            else:
-                yield from self._result(call_id, "The tool did not finish.", "error", now)
+    def settle(self, messages: Sequence[BaseMessage], now: float) -> Iterator[Told]:
+        """What is still to be told when the run was cut off and ``messages`` is all that its thread now holds."""
+        for call in self._calls.values():
+            if call.visible:
+                self._told_text[call.message_id] = "".join(call.parts)
+        yield from self._step(messages, now)
+        yield from self.close_tools(now)
 
-    # --- models -----------------------------------------------------------------------------------------------------------
+    def close_tools(self, now: float) -> Iterator[Told]:
+        """A ``tool_result`` that says so for each call still open when the run has ended."""
+        for call_id in list(self._open):
+            yield from self._result(call_id, "The tool did not finish.", "error", now)
+
+    # --- models -----------------------------------------------------------------------------------
 
     def _model_start(self, event: Any, _now: float) -> Iterator[Told]:
         self._call(event)
@@ -322,7 +327,9 @@ class Translator:
         for key in self.usage:
             self.usage[key] += int(found.get(key) or 0)  # type: ignore[call-overload]
         details = {
-            key: dict(value) for key in ("input_token_details", "output_token_details") if (value := found.get(key))
+            key: dict(value)
+            for key in ("input_token_details", "output_token_details")
+            if (value := found.get(key))
         }
         if call.visible:
             frame = {
@@ -337,7 +344,7 @@ class Translator:
             }
             yield frame, call.origin
 
-    # --- tools ------------------------------------------------------------------------------------------------------------
+    # --- tools ------------------------------------------------------------------------------------
 
     def _tool_start(self, event: Any, now: float) -> Iterator[Told]:
         key = event["run_id"]
@@ -349,15 +356,26 @@ class Translator:
             # Not asked for by a model that readers see: a node called it itself.
             args = json_safe(event["data"].get("input") or {})
             node = event["metadata"].get("langgraph_node")
-            yield from self._tool_call(call_id, event["name"], args if isinstance(args, dict) else {}, node, origin)
+            yield from self._tool_call(
+                call_id, event["name"], args if isinstance(args, dict) else {}, node, origin
+            )
         if call_id in self._open:
             self._open[call_id].started_at = now
             self._open[call_id].hidden = not visible
 
-    def _tool_call(self, call_id: str, name: str, args: Any, node: str | None, origin: Origin) -> Iterator[Told]:
+    def _tool_call(
+        self, call_id: str, name: str, args: Any, node: str | None, origin: Origin
+    ) -> Iterator[Told]:
         self._told_calls.add(call_id)
         self._open[call_id] = _OpenCall(name, origin)
-        frame = {"type": "tool_call", "run_id": self.run_id, "id": call_id, "name": name, "args": args, "node": node}
+        frame = {
+            "type": "tool_call",
+            "run_id": self.run_id,
+            "id": call_id,
+            "name": name,
+            "args": args,
+            "node": node,
+        }
         yield frame, origin
 
     def _tool_end(self, event: Any, now: float) -> Iterator[Told]:
@@ -367,6 +385,7 @@ class Translator:
         output = event["data"].get("output")
         message = _tool_message(output, tool.call_id)
         if message is not None:
+            self.tool_messages[tool.call_id] = message
             result: Any = content_of(message)
             status = "error" if message.status == "error" else "ok"
         else:
@@ -375,7 +394,8 @@ class Translator:
 
     def _tool_error(self, event: Any, now: float) -> Iterator[Told]:
         tool = self._tools.get(event["run_id"])
-        if tool is not None:
+        # A tool that asks a person, or hands over to another graph, "fails" by LangGraph's own exceptions.
+        if tool is not None and not isinstance(event["data"].get("error"), GraphBubbleUp):
             # The exception's own words are the operator's: they can hold anything.
             yield from self._result(tool.call_id, f"The tool {tool.name} failed.", "error", now)
 
@@ -406,7 +426,7 @@ class Translator:
         }
         yield frame, told.origin
 
-    # --- the rest ---------------------------------------------------------------------------------------------------------
+    # --- the rest ---------------------------------------------------------------------------------
 
     def _retriever_end(self, event: Any, _now: float) -> Iterator[Told]:
         origin = Origin("retriever", event["name"], tuple(event.get("tags") or ()))
@@ -455,25 +475,35 @@ class Translator:
         """The graph has finished a step: tell what it added and the tokens did not."""
         first = self.state is None
         self.state = messages
-        added: list[tuple[str, BaseMessage]] = []
-        for index in range(len(messages) - 1, -1, -1):
-            identity = message_id(messages[index], index)
-            if identity in self._known:
-                break
-            added.append((identity, messages[index]))
-        for identity, message in reversed(added):
-            self._known.add(identity)
+        added = [
+            (identity, message)
+            for index, message in enumerate(messages)
+            if (identity := message_id(message, index)) not in self.known
+        ]
+        for identity, message in added:
+            self.known.add(identity)
             if isinstance(message, ToolMessage) and message.tool_call_id in self._told_calls:
                 # A call the tool node answered itself (an unknown tool, bad arguments) has had no tool event.
                 status = "error" if message.status == "error" else "ok"
                 yield from self._result(message.tool_call_id, content_of(message), status, now)
             elif not self._told_whole(identity, message):
                 yield {"type": "message", "message": to_wire(message, identity)}, None
-        if not first:
+        if first:
+            self._reopen(messages)
+        else:
             # What ended before this step is settled: the graph's state says what became of it.
             for key in [key for key, call in self._calls.items() if call.ended]:
                 del self._calls[key]
             self._results.clear()
+            self.tool_messages.clear()
+
+    def _reopen(self, messages: Sequence[BaseMessage]) -> None:
+        """Calls that wait since an earlier run, which asked a person: they are told, and get their results in this one."""
+        for call in open_tool_calls(messages):
+            origin = Origin("tool", call["name"], ())
+            if self._policy.passes(origin):
+                self._told_calls.add(call["id"])
+                self._open.setdefault(call["id"], _OpenCall(call["name"], origin))
 
     def _told_whole(self, identity: str, message: BaseMessage) -> bool:
         if isinstance(message, HumanMessage | ToolMessage) or not isinstance(message, AIMessage):

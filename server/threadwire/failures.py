@@ -24,7 +24,18 @@ from threadwire.errors import (
 
 #: Packages whose exceptions are a provider's doing, by the first part of their module's name.
 _PROVIDERS = frozenset(
-    {"openai", "anthropic", "httpx", "httpcore", "google", "botocore", "cohere", "groq", "mistralai", "ollama"}
+    {
+        "openai",
+        "anthropic",
+        "httpx",
+        "httpcore",
+        "google",
+        "botocore",
+        "cohere",
+        "groq",
+        "mistralai",
+        "ollama",
+    }
 )
 
 

@@ -19,9 +19,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import BaseChatModel
+from langgraph.channels.named_barrier_value import NamedBarrierValue, NamedBarrierValueAfterFinish
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -29,6 +30,9 @@ from langgraph.store.base import BaseStore
 from pydantic import TypeAdapter, ValidationError
 
 from threadwire.errors import InvalidArgument, StartupError
+
+if TYPE_CHECKING:  # imported where there is no graph of the user's
+    from threadwire.agent import AgentSettings
 
 #: The state's channel that holds the conversation.
 MESSAGES = "messages"
@@ -39,10 +43,13 @@ REPAIR_NODE = "threadwire_repair"
 class Graph:
     """A served graph: a template from which each run gets a copy of its own."""
 
-    def __init__(self, compiled: CompiledStateGraph[Any, Any, Any, Any], saver: BaseCheckpointSaver[str], name: str) -> None:
+    def __init__(
+        self, compiled: CompiledStateGraph[Any, Any, Any, Any], saver: BaseCheckpointSaver[str], name: str
+    ) -> None:
         self.name = name
         self._compiled = compiled
         self._repair = _with_repair_node(compiled.builder).compile(checkpointer=saver)
+        _forget_joins(self._repair)
         allowed = self._repair.checkpointer
         # With LANGGRAPH_STRICT_MSGPACK, compiling has derived a saver that may read the schemas' own types.
         self._serde = allowed.serde if isinstance(allowed, BaseCheckpointSaver) else saver.serde
@@ -82,18 +89,26 @@ async def open_graph(
     *,
     saver: BaseCheckpointSaver[str],
     model: BaseChatModel,
-    system_prompt: str,
+    agent: AgentSettings | None = None,
+    calls_tools: bool = True,
+    system_prompt: str = "",
 ) -> AsyncIterator[Graph]:
-    """Load and compile what is served; ``target`` None is the built-in chat on ``model``.
+    """Load and compile what is served; ``target`` None is the built-in agent on ``model``.
+
+    ``calls_tools``: whether the model can; the agent offers it none otherwise.
 
     Raises:
         StartupError: the target does not import, is no graph, or its state has no messages. One line that says which.
     """
     async with AsyncExitStack() as stack:
         if target is None:
-            from threadwire.agent import build_agent
+            from threadwire.agent import open_agent
 
-            found: Any = build_agent(model, system_prompt)
+            if agent is None:  # goes with system_prompt as soon as the caller gives the section
+                from threadwire.settings import Agent
+
+                agent = Agent(system_prompt=system_prompt)
+            found: Any = await stack.enter_async_context(open_agent(model, agent, calls_tools=calls_tools))
         else:
             found = await _resolve(_load(target), target, stack)
         compiled = _compile(found, target or "the built-in agent")
@@ -199,6 +214,38 @@ def _with_repair_node(builder: StateGraph[Any, Any, Any, Any]) -> StateGraph[Any
 
     clone.add_node(REPAIR_NODE, nothing)
     return clone
+
+
+def _forget_joins(repair: CompiledStateGraph[Any, Any, Any, Any]) -> None:
+    """Let what is written through ``repair`` say that no join has seen any of its sides.
+
+    Where a turn was cut off with one side of ``add_edge([a, b], c)`` done, the checkpoint remembers that side, and in
+    the next turn ``c`` would run before it.
+    """
+    for name, channel in repair.channels.items():
+        if isinstance(channel, NamedBarrierValue):
+            repair.channels[name] = _ForgottenJoin(channel.typ, channel.names)
+        elif isinstance(channel, NamedBarrierValueAfterFinish):
+            repair.channels[name] = _ForgottenDeferredJoin(channel.typ, channel.names)
+        repair.channels[name].key = name
+
+
+class _ForgottenJoin(NamedBarrierValue[Any]):
+    """A join as it is before either side has come."""
+
+    __slots__ = ()
+
+    def checkpoint(self) -> set[Any]:
+        return set()
+
+
+class _ForgottenDeferredJoin(NamedBarrierValueAfterFinish[Any]):
+    """The same, of a deferred node."""
+
+    __slots__ = ()
+
+    def checkpoint(self) -> tuple[set[Any], bool]:
+        return set(), False
 
 
 def _one_line(error: BaseException) -> str:

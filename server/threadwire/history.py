@@ -5,11 +5,18 @@ Pure: knows no graph, no storage, no clock. Message classes and content blocks a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
 
 from threadwire.jsonsafe import json_safe
 
@@ -33,6 +40,11 @@ def message_id(message: BaseMessage, index: int) -> str:
 def user_message(content: str | list[dict[str, Any]], identity: str) -> HumanMessage:
     """The LangChain message of a user's ``content``."""
     return HumanMessage(content=content, id=identity)  # type: ignore[arg-type]  # blocks are JSON objects
+
+
+def user_wire(content: str | list[dict[str, Any]], identity: str) -> dict[str, Any]:
+    """A user's message as the wire has it, before the graph has stored it."""
+    return {"id": identity, "role": "user", "content": content}
 
 
 def to_wire(message: BaseMessage, identity: str) -> dict[str, Any]:
@@ -65,7 +77,11 @@ def content_of(message: BaseMessage) -> str | list[dict[str, Any]]:
     """
     if isinstance(message.content, str):
         return message.content
-    blocks = [dict(block) for block in message.content_blocks if not str(block.get("type", "")).startswith("tool_call")]
+    blocks = [
+        dict(block)
+        for block in message.content_blocks
+        if not str(block.get("type", "")).startswith("tool_call")
+    ]
     if isinstance(message, AIMessage) and all(block.get("type") == "text" for block in blocks):
         return "".join(str(block.get("text", "")) for block in blocks)
     return [json_safe(block, 16 * 1024 * 1024) for block in blocks]
@@ -102,7 +118,7 @@ def page(
     return list(messages[start:end]), (messages[start]["id"] if start > 0 else None)
 
 
-# --- a cut-off turn made whole ----------------------------------------------------------------------------------------
+# --- a cut-off turn made whole -------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -117,13 +133,18 @@ class Said:
 
 
 def missing(
-    stored: Sequence[BaseMessage], user: HumanMessage | None, said: Sequence[Said], status: CutStatus
+    stored: Sequence[BaseMessage],
+    user: HumanMessage | None,
+    said: Sequence[Said],
+    results: Mapping[str, ToolMessage],
+    status: CutStatus,
 ) -> list[AnyMessage]:
     """The messages to add to ``stored`` so that a cut-off turn is whole and the next one works.
 
     The user's message where the graph had not stored it yet; each answer a reader saw and the graph did not store,
-    under the id its tokens carried (so that adding it twice is harmless), marked with ``status``; an error result for each
-    tool call without one, also for calls stored before. Providers refuse a conversation in which a call has no result.
+    under the id its tokens carried (so that adding it twice is harmless), marked with ``status``; for each tool call
+    without one, also for calls stored before, its result: of ``results`` (by call id) if the tool had finished, else
+    an error. Providers refuse a conversation in which a call has no result.
     """
     have = {message.id for message in stored}
     added: list[AnyMessage] = []
@@ -132,8 +153,8 @@ def missing(
     for answer in said:
         if answer.message_id not in have and (answer.text or answer.tool_calls):
             added.append(_cut_answer(answer, status))
-            added.extend(_close(answer.tool_calls, status))
-    return [*_close(open_tool_calls(stored), status), *added]
+            added.extend(_close(answer.tool_calls, results, status))
+    return [*_close(open_tool_calls(stored), results, status), *added]
 
 
 def open_tool_calls(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
@@ -152,21 +173,26 @@ def _cut_answer(answer: Said, status: CutStatus) -> AIMessage:
     return AIMessage(
         content=answer.text,
         id=answer.message_id,
-        tool_calls=[{"id": c["id"], "name": c["name"], "args": c["args"], "type": "tool_call"} for c in answer.tool_calls],
+        tool_calls=[
+            {"id": c["id"], "name": c["name"], "args": c["args"], "type": "tool_call"}
+            for c in answer.tool_calls
+        ],
         # An answer whose model had finished is whole, whatever became of its node.
         response_metadata={} if answer.ended else {STATUS_KEY: status},
     )
 
 
-def _close(calls: Sequence[dict[str, Any]], status: CutStatus) -> list[ToolMessage]:
-    return [
-        ToolMessage(
-            content=_CLOSED[status],
-            tool_call_id=call["id"],
-            name=call["name"],
-            status="error",
-            # Derived from the call, so that closing it twice replaces the result and does not double it.
-            id=f"closed-{call['id']}",
-        )
-        for call in calls
-    ]
+def _close(
+    calls: Sequence[dict[str, Any]], results: Mapping[str, ToolMessage], status: CutStatus
+) -> list[ToolMessage]:
+    return [_result(call, results.get(call["id"]), status) for call in calls]
+
+
+def _result(call: dict[str, Any], found: ToolMessage | None, status: CutStatus) -> ToolMessage:
+    # Derived from the call, so that closing it twice replaces the result and does not double it.
+    identity = f"closed-{call['id']}"
+    if found is not None:
+        return found.model_copy(update={"id": found.id or identity})
+    return ToolMessage(
+        content=_CLOSED[status], tool_call_id=call["id"], name=call["name"], status="error", id=identity
+    )

@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from aiohttp import web
 
-from threadwire.errors import Gap, InternalError, NoSuchRun, ThreadwireError, TooLarge
+from threadwire.errors import Gap, InternalError, InvalidArgument, NoSuchRun, ThreadwireError, TooLarge
 from threadwire.hub import Hub
 from threadwire.log import Cursor
 from threadwire.logs import get_logger
-from threadwire.protocol import Cancel, Send, check_thread_id, decode_object, encode, json_schema, validate_command
+from threadwire.protocol import (
+    Cancel,
+    Send,
+    check_thread_id,
+    decode_object,
+    encode,
+    json_schema,
+    validate_command,
+)
 from threadwire.storage import OnDisconnect, RunRow, Storage
 from threadwire.thread import Thread
 from threadwire.upgrade import read_on_disconnect
@@ -34,13 +43,11 @@ def error_response(error: ThreadwireError) -> web.Response:
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after_seconds)))
     body = {"error": {"code": error.code, "message": error.message}}
-    return web.Response(
-        status=error.http_status, body=encode(body), content_type="application/json", headers=headers
-    )
+    return web.Response(status=error.http_status, body=encode(body), content_type="application/json", headers=headers)
 
 
 HUB = web.AppKey("hub", Hub)
-STORAGE: web.AppKey[Storage] = web.AppKey("storage", Storage)  # type: ignore[type-abstract]
+STORAGE: web.AppKey[Storage] = web.AppKey("storage", Storage)
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -101,37 +108,39 @@ class Routes:
             body = decode_object(await request.read())
         except web.HTTPRequestEntityTooLarge:
             raise TooLarge("The body is larger than server.max_message_bytes.") from None
-        send = validate_command({**body, "type": "send"})
+        send = validate_command({"type": "send", **body})
+        if send.type != "send":
+            raise InvalidArgument("type", f"expected send, got {send.type}")
         assert isinstance(send, Send)  # noqa: S101 -- that is its type
         thread = request.app[HUB].get(thread_id)
         reader = _LineReader(on_disconnect)
         attached = await thread.attach(reader)
         attached.cursor.position = thread.log.last
+        accepted = False
         try:
             ack = await _submitted(thread, send, on_disconnect)
+            accepted = True
             response = web.StreamResponse(
-                headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+                headers={
+                    "Content-Type": "application/x-ndjson",
+                    "Cache-Control": "no-store",
+                    "X-Accel-Buffering": "no",
+                }
             )
             await response.prepare(request)
             await response.write(encode({"type": "ack", "id": send.id, **ack}) + b"\n")
-            if ack.get("duplicate") and (ended := await _ended(request.app[STORAGE], thread_id, ack["run_id"])):
-                await response.write(encode(ended) + b"\n")
-            else:
-                await _write_turn(request, response, thread, attached.cursor, ack["run_id"])
+            turn = _Turn(request, response, thread, attached.cursor, ack["run_id"])
+            if not (ack.get("duplicate") and await turn.write_end()):
+                await turn.write()
             await response.write_eof()
         except ConnectionError:
             # The client has gone: the thread follows the run's on_disconnect.
             return response
         finally:
             attached.cursor.close()
-            thread.detach(reader, deliberate=True)
+            # One that was refused has not been here: it must not end what somebody else may come back to.
+            thread.detach(reader, deliberate=accepted)
         return response
-
-
-async def _ended(storage: Storage, thread_id: str, run_id: str) -> dict[str, Any] | None:
-    """The ``run_finished`` of a repeated run that is over; its other frames are not kept for so long."""
-    row = await storage.get_run(thread_id, run_id)
-    return _run_finished(row) if row is not None and row.ended_at is not None else None
 
 
 class _LineReader:
@@ -159,24 +168,49 @@ async def _submitted(thread: Thread, command: Send | Cancel, on_disconnect: OnDi
     return await answered
 
 
-async def _write_turn(
-    request: web.Request, response: web.StreamResponse, thread: Thread, cursor: Cursor, run_id: str
-) -> None:
-    last = encode({"type": "run_finished", "run_id": run_id})[:-1]
-    while True:
-        try:
-            async with asyncio.timeout(_LOOK_SECONDS):
-                lines = await cursor.read()
-        except TimeoutError:
-            if request.transport is None or request.transport.is_closing():
-                raise ConnectionResetError from None
-            continue
-        except Gap as gap:
-            lines = [encode(thread.gap(gap.requested, gap.earliest))]
-        for line in lines:
-            await response.write(line + b"\n")
-            if line.startswith(last):
-                return
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One run's way into a response: every frame of its thread, to the run's end."""
+
+    request: web.Request
+    response: web.StreamResponse
+    thread: Thread
+    cursor: Cursor
+    run_id: str
+
+    async def write(self) -> None:
+        """Write to the run's end. Raises ``ConnectionError`` once the client has gone."""
+        last = encode({"type": "run_finished", "run_id": self.run_id})[:-1]
+        while True:
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    lines = await self.cursor.read()
+            except TimeoutError:
+                self._look()
+                continue
+            except Gap as gap:
+                await self.response.write(encode(self.thread.gap(gap.requested, gap.earliest)) + b"\n")
+                # The frame that ends it may be among those that are gone.
+                if await self.write_end():
+                    return
+                continue
+            for line in lines:
+                await self.response.write(line + b"\n")
+                if line.startswith(last):
+                    return
+
+    async def write_end(self) -> bool:
+        """Write the ``run_finished`` of a run that is over, as it is stored; False where it is not."""
+        row = await self.request.app[STORAGE].get_run(self.thread.thread_id, self.run_id)
+        if row is None or row.ended_at is None:
+            return False
+        await self.response.write(encode(_run_finished(row)) + b"\n")
+        return True
+
+    def _look(self) -> None:
+        transport = self.request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError
 
 
 def _run_finished(row: RunRow) -> dict[str, Any]:
@@ -208,7 +242,9 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         if error.status < 400:
             raise
         body = {"error": {"code": error.reason.lower().replace(" ", "_"), "message": error.reason}}
-        return web.json_response(body, status=error.status)
+        # Of its headers only the one that says what would have been allowed is about the answer.
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return web.json_response(body, status=error.status, headers=headers)
     except (asyncio.CancelledError, ConnectionError):
         raise
     except Exception:

@@ -51,7 +51,7 @@ class Hub:
     @property
     def active(self) -> int:
         """How many threads have work in hand."""
-        return sum(thread.active for thread in self._threads.values())
+        return sum(thread.running for thread in self._threads.values())
 
     async def delete(self, thread_id: str) -> bool:
         """Delete a thread for good; False where there was none."""
@@ -89,14 +89,19 @@ class Hub:
 
     async def _recover(self) -> None:
         """A run that an earlier process did not end was cut off with it: its message is kept, it is ``lost``."""
-        storage = self._parts.storage
+        storage = self._parts.turns.storage
         for row in await storage.unfinished_runs():
             logger.warning("run lost", thread_id=row.thread_id, run_id=row.run_id)
             user = None
             if row.message_id is not None:
                 user = user_message(row.request["content"], row.message_id)
             await make_whole(
-                self._parts.graph, storage, row.thread_id, user=user, said=lambda _unfinished: [], status="lost"
+                self._parts.turns.graph,
+                storage,
+                row.thread_id,
+                user=user,
+                said=lambda _unfinished: [],
+                status="lost",
             )
             await storage.finish_run(
                 row.run_id,

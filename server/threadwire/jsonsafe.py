@@ -1,19 +1,22 @@
 """Any Python object as JSON that can be sent: what graphs dispatch and tools return is whatever their authors like.
 
-Pure. An object that has no sensible form becomes a string that names its type, never its address or its content; what is
-too large is cut, and says so.
+Pure. An object that has no sensible form becomes a string that names its type, never its address or its content; what
+is too large is cut, and says so.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import orjson
 
 #: The bound for one value on the wire, in bytes of JSON.
 MAX_VALUE_BYTES = 64 * 1024
+#: How deep one value may nest; what lies deeper becomes the name of its type. Clients' parsers have limits too.
+MAX_VALUE_DEPTH = 64
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
@@ -21,7 +24,8 @@ _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 def json_safe(value: Any, max_bytes: int = MAX_VALUE_BYTES) -> Any:
     """A JSON value (dict, list, str, number, bool, None) that stands for ``value``.
 
-    One larger than ``max_bytes`` becomes ``{"truncated": true, "bytes": n, "preview": "…"}``.
+    One larger than ``max_bytes`` becomes ``{"truncated": true, "bytes": n, "preview": "…"}``; what nests deeper than
+    ``MAX_VALUE_DEPTH`` is left out.
     """
     if value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) < 1000):
         return value if not isinstance(value, int) or -(2**63) <= value < 2**64 else str(value)
@@ -33,7 +37,23 @@ def json_safe(value: Any, max_bytes: int = MAX_VALUE_BYTES) -> Any:
     if len(data) > max_bytes:
         preview = data[: min(max_bytes, 2048)].decode("utf-8", "ignore")
         return {"truncated": True, "bytes": len(data), "preview": preview}
-    return orjson.loads(data)
+    found = orjson.loads(data)
+    return _walk(found, 0, set()) if is_deeper(found, MAX_VALUE_DEPTH) else found
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects nest deeper in ``value`` (a JSON value) than that; 1 is a list of plain values."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(levels):
+        level = [
+            child
+            for item in level
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return bool(level)
 
 
 def _default(value: Any) -> Any:
@@ -42,35 +62,38 @@ def _default(value: Any) -> Any:
         return dump(mode="python")
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(bytes(value)).decode("ascii")
-    if isinstance(value, Set | tuple):
+    if isinstance(value, AbstractSet | tuple):
         return list(value)
     if isinstance(value, Mapping):
         return dict(value)
     return f"<{type(value).__name__}>"
 
 
-def _walk(value: Any, depth: int, above: set[int]) -> Any:
+def _walk(value: Any, depth: int, above: set[int]) -> Any:  # noqa: PLR0911 -- a case a line
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**64 else str(value)
-    if depth > 32:
+    if depth >= MAX_VALUE_DEPTH:
         return f"<{type(value).__name__}>"
     if id(value) in above:
         return "<cycle>"
     inside = above | {id(value)}
     if isinstance(value, Mapping):
         return {_key(key): _walk(item, depth + 1, inside) for key, item in value.items()}
-    if isinstance(value, list | tuple | Set):
+    if isinstance(value, list | tuple | AbstractSet):
         return [_walk(item, depth + 1, inside) for item in value]
     try:
         found = _default(value)
-    except Exception:  # noqa: BLE001 -- whatever the object's own dump raises, its type is what is left to say
+    except Exception:
+        # Whatever the object's own dump raises: its type is what is left to say.
         return f"<{type(value).__name__}>"
     return _walk(found, depth + 1, inside)
 
 
 def _key(key: Any) -> str:
-    return _walk(key, 99, set()) if isinstance(key, str) else str(key)
+    if isinstance(key, str):
+        return str(_walk(key, 0, set()))
+    return str(key) if key is None or isinstance(key, int | float) else f"<{type(key).__name__}>"

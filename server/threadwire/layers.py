@@ -75,7 +75,7 @@ def place_of(path: KeyPath, layer: Layer) -> str:
     return layer.name
 
 
-# --- the file -----------------------------------------------------------------------------------------------
+# --- the file ------------------------------------------------------------------------------------
 
 
 def read_file(path: Path | None, environ: Mapping[str, str], cwd: Path) -> Layer:
@@ -152,9 +152,7 @@ def _expand(value: Any, at: KeyPath, layer: Layer, environ: Mapping[str, str]) -
     def replace(found: re.Match[str]) -> str:
         layer.secret.add(at)
         if found[1] not in environ:
-            layer.problems.append(
-                f"{'.'.join(at)}: {found[1]} is not set in the environment ({place_of(at, layer)})"
-            )
+            layer.problems.append(f"{'.'.join(at)}: {found[1]} is not set in the environment ({place_of(at, layer)})")
         return environ.get(found[1], "")
 
     return _VARIABLE.sub(replace, value)
@@ -166,7 +164,7 @@ def _is_section_key(path: KeyPath) -> bool:
     return found is not None and _is_section(found)
 
 
-# --- the environment ----------------------------------------------------------------------------------------
+# --- the environment -----------------------------------------------------------------------------
 
 
 def read_environment(environ: Mapping[str, str]) -> Layer:
@@ -200,7 +198,7 @@ def _parse(text: str, of: FieldInfo) -> Any:
     return json.loads(text) if _is_section(of) or get_origin(of.annotation) in {list, dict} else text
 
 
-# --- the keys -----------------------------------------------------------------------------------------------
+# --- the keys ------------------------------------------------------------------------------------
 
 
 def known_keys(*, sections: bool = False) -> dict[str, FieldInfo]:

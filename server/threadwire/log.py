@@ -3,12 +3,13 @@
 ``log.append(frame)`` numbers a frame and wakes the cursors; it never waits. A cursor holds a number, no queue:
 ``cursor.take()`` gives what comes after it, already encoded, and raises ``Gap`` once the log has been trimmed past it.
 
-The newest entry stays open while no cursor has passed it: a ``token`` that follows an unread one of the same message is
-merged into it, so a fast reader sees every token as it comes and a slow one, or a burst, gets fewer and larger frames.
-Passing an entry seals it and keeps its bytes: every reader, and every replay, gets the same bytes.
+The newest entry stays open while no cursor has passed it: a ``token`` (or ``reasoning``) that follows an unread one of
+the same message is merged into it, so a fast reader sees every token as it comes and a slow one, or a burst, gets fewer
+and larger frames. Passing an entry seals it and keeps its bytes: every reader, and every replay, gets the same bytes.
 
-The log is bounded in bytes, always; completeness yields to the bound, and ``Gap`` says so. Knows nothing of sockets,
-runs or what its frames mean, except which may merge.
+The log is bounded in bytes, always; completeness yields to the bound, and ``Gap`` says so. Only the newest entry stays
+however large it is, or no reader would ever get it. Knows nothing of sockets, runs or what its frames mean, except
+which may merge.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from threadwire.errors import Gap
 from threadwire.events import Filter, Origin
 from threadwire.protocol import encode
 
+#: Frames whose ``content`` is text to append to what came before it.
+_TEXTS = frozenset({"token", "reasoning"})
 #: A merged frame grows no further than this: a reader that stalled for a minute gets pages, not one huge message.
 MAX_MERGED_CHARS = 16 * 1024
 #: What an entry costs beside its bytes (measured with tracemalloc: object, number, bytes header), so that the bound
@@ -64,7 +67,11 @@ class Log:
         self._start = 0
         self._bytes = 0
         self.last = 0
-        self._cursors: set[Cursor] = set()
+        # The newest entry while it may still grow.
+        self._open: _Entry | None = None
+        # Cursors that have seen all there is, and must hear of more. One that has not will look again by itself: what
+        # a thousand stalled readers cost an append is nothing.
+        self._asleep: set[Cursor] = set()
 
     @property
     def first(self) -> int:
@@ -81,21 +88,28 @@ class Log:
 
         ``origin`` is None for frames that no filter hides. The log owns the frame from now on.
         """
-        if not self._merge(frame, origin):
-            self._seal_newest()
+        is_text = frame["type"] in _TEXTS
+        if not (is_text and self._merge(frame, origin)):
+            if self._open is not None:
+                self._seal(self._open)
             self.last += 1
             frame["seq"] = self.last
             entry = _Entry(frame, origin)
-            # Estimated until it is sealed; only tokens stay open for long, and those are counted exactly enough.
-            entry.size = ENTRY_OVERHEAD + (len(frame["content"]) if frame["type"] == "token" else 0)
             self._entries.append(entry)
             self._seqs.append(self.last)
-            self._bytes += entry.size
-            if frame["type"] != "token":
+            if is_text:
+                # An estimate until it is sealed.
+                entry.size = ENTRY_OVERHEAD + len(frame["content"])
+                self._bytes += entry.size
+                self._open = entry
+            else:
                 self._seal(entry)
-        self._trim()
-        for cursor in self._cursors:
-            cursor.wake()
+        if self._bytes > self._max_bytes > 0:
+            self._trim()
+        if self._asleep:
+            woken, self._asleep = self._asleep, set()
+            for cursor in woken:
+                cursor.wake()
         return self.last
 
     def trim_to(self, seq: int) -> None:
@@ -105,56 +119,53 @@ class Log:
         self._compact()
 
     def cursor(self, after: int, wake: Callable[[], None] | None = None) -> Cursor:
-        """A reader that has seen ``after`` and everything before it. ``wake`` is called at each append.
+        """A reader that has seen ``after`` and everything before it.
 
+        ``wake`` is called at the first append after the cursor was made, and after each ``take`` that reached the end.
         Close it when done. ``after`` may lie before ``first``: the first ``take`` then raises ``Gap``.
         """
         cursor = Cursor(self, after, wake)
-        self._cursors.add(cursor)
+        self._asleep.add(cursor)
         return cursor
 
     def _merge(self, frame: dict[str, Any], origin: Origin | None) -> bool:
-        if frame["type"] != "token" or self._start >= len(self._entries):
+        newest = self._open
+        if newest is None or newest.frame is None:
             return False
-        newest = self._entries[-1]
-        held = newest.frame
+        held, text = newest.frame, frame["content"]
         if (
-            held is None
-            or newest.origin != origin
-            or held["message_id"] != frame["message_id"]
+            held["message_id"] != frame["message_id"]
+            or held["type"] != frame["type"]
             or held["run_id"] != frame["run_id"]
             or held["node"] != frame["node"]
-            or newest.size - ENTRY_OVERHEAD + len(frame["content"]) > MAX_MERGED_CHARS
+            or newest.origin != origin
+            or newest.size - ENTRY_OVERHEAD + len(text) > MAX_MERGED_CHARS
         ):
             return False
         if newest.parts is None:
             newest.parts = []
-        newest.parts.append(frame["content"])
-        newest.size += len(frame["content"])
-        self._bytes += len(frame["content"])
+        newest.parts.append(text)
+        newest.size += len(text)
+        self._bytes += len(text)
         return True
 
-    def _seal_newest(self) -> None:
-        if self._start < len(self._entries):
-            self._seal(self._entries[-1])
-
-    def _seal(self, entry: _Entry) -> bytes:
+    def _seal(self, entry: _Entry) -> None:
         if entry.frame is not None:
-            data = entry.seal()
-            size = ENTRY_OVERHEAD + len(data)
+            size = ENTRY_OVERHEAD + len(entry.seal())
             self._bytes += size - entry.size
             entry.size = size
-        return entry.data
+            self._open = None
 
     def _trim(self) -> None:
-        if self._max_bytes:
-            while self._bytes > self._max_bytes and self._start < len(self._entries):
-                self._drop_first()
-            self._compact()
+        while self._bytes > self._max_bytes and self._start < len(self._entries) - 1:
+            self._drop_first()
+        self._compact()
 
     def _drop_first(self) -> None:
         entry = self._entries[self._start]
         self._bytes -= entry.size
+        if entry is self._open:
+            self._open = None
         # Freed now, not when the list is compacted.
         entry.data = b""
         entry.frame = entry.parts = None
@@ -196,22 +207,27 @@ class Cursor:
             Gap: frames after ``position`` are gone. The cursor then stands before the earliest frame there is.
         """
         log = self._log
+        if self.position >= log.last:
+            log._asleep.add(self)  # noqa: SLF001 -- one idea in two classes
+            return []
         first = log.first
         if self.position < first - 1:
             requested, self.position = self.position + 1, first - 1
             raise Gap(requested, first)
-        index = bisect_right(log._seqs, self.position, log._start)  # noqa: SLF001 -- one idea in two classes
+        index = bisect_right(log._seqs, self.position, log._start)  # noqa: SLF001
         taken: list[bytes] = []
         size = 0
         entries, seqs = log._entries, log._seqs  # noqa: SLF001
         while index < len(entries) and size < max_bytes and (until is None or seqs[index] <= until):
             entry = entries[index]
-            data = log._seal(entry)  # noqa: SLF001
+            log._seal(entry)  # noqa: SLF001
             self.position = seqs[index]
             if entry.origin is None or self.filter is None or self.filter.passes(entry.origin):
-                taken.append(data)
-                size += len(data)
+                taken.append(entry.data)
+                size += len(entry.data)
             index += 1
+        if index == len(entries):
+            log._asleep.add(self)  # noqa: SLF001
         return taken
 
     async def read(self, max_bytes: int = 65536) -> list[bytes]:
@@ -226,4 +242,4 @@ class Cursor:
 
     def close(self) -> None:
         """Leave the log; it wakes this cursor no more."""
-        self._log._cursors.discard(self)  # noqa: SLF001
+        self._log._asleep.discard(self)  # noqa: SLF001

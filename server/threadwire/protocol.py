@@ -12,13 +12,21 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeAlias
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from threadwire.errors import BadFrame, InvalidArgument, ThreadwireError, UnknownCommand
+from threadwire.jsonsafe import is_deeper
 
 SUBPROTOCOL = "threadwire.v1"
 
@@ -28,7 +36,8 @@ MAX_WAITING_ANSWERS = 256
 MAX_BAD_FRAMES_PER_MINUTE = 100
 #: Raw events that wait for one reader; more are dropped and counted.
 MAX_WAITING_EVENTS = 128
-#: How deep a command's JSON may nest. orjson writes 254 levels; what is stored and sent again must stay well below.
+#: How deep a command's JSON may nest, itself included. orjson writes 254 levels; what is stored and sent again, inside
+#: messages inside frames, must stay well below.
 MAX_DEPTH = 64
 
 _THREAD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}\Z")
@@ -68,16 +77,41 @@ _RECONNECT = frozenset(
     }
 )
 
-# --- commands ---------------------------------------------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------------
 
 CommandId: TypeAlias = Annotated[str, StringConstraints(max_length=64)]
 RunId: TypeAlias = Annotated[str, StringConstraints(pattern=_UUID.pattern.removesuffix(r"\Z") + "$", max_length=36)]
 MessageId: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-Content: TypeAlias = str | list[dict[str, Any]]
+# fail_fast: a megabyte of wrong items is one mistake, not half a million.
+Blocks: TypeAlias = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
+#: A message's content: text, or LangChain's standard content blocks.
+Content: TypeAlias = str | Blocks
 MultitaskStrategy: TypeAlias = Literal["enqueue", "reject", "interrupt", "rollback"]
 
 #: Content blocks a user's message may hold: LangChain's standard ones that are input.
 INPUT_BLOCKS = ("text", "image", "audio", "video", "file", "text-plain")
+#: The content of a user's message; what the types do not say is checked by ``_check`` and told in the schema.
+InputContent: TypeAlias = Annotated[
+    Content,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {
+                        "type": "object",
+                        "properties": {"type": {"enum": list(INPUT_BLOCKS)}},
+                        "required": ["type"],
+                        "if": {"properties": {"type": {"const": "text"}}},
+                        "then": {"properties": {"text": {"type": "string"}}, "required": ["text"]},
+                    },
+                },
+            ]
+        }
+    ),
+]
 
 
 class _Command(BaseModel):
@@ -90,7 +124,7 @@ class Send(_Command):
     """Add a user message and start a run."""
 
     type: Literal["send"]
-    content: Content
+    content: InputContent
     message_id: MessageId | None = None
     run_id: RunId | None = None
     multitask_strategy: MultitaskStrategy | None = None
@@ -127,7 +161,7 @@ class Edit(_Command):
 
     type: Literal["edit"]
     message_id: MessageId
-    content: Content
+    content: InputContent
     run_id: RunId | None = None
 
 
@@ -140,7 +174,7 @@ class History(_Command):
 
 
 Names: TypeAlias = Annotated[
-    list[Annotated[str, StringConstraints(max_length=256)]], Field(max_length=100)
+    list[Annotated[str, StringConstraints(max_length=256)]], Field(max_length=100, fail_fast=True)
 ]
 
 
@@ -161,7 +195,7 @@ class Batch(_Command):
     """Run each input on the graph, without a thread."""
 
     type: Literal["batch"]
-    inputs: Annotated[list[Content], Field(min_length=1)]
+    inputs: Annotated[list[InputContent], Field(min_length=1, fail_fast=True)]
     max_concurrency: Annotated[int, Field(ge=1)] | None = None
     run_id: RunId | None = None
 
@@ -172,9 +206,7 @@ class Ping(_Command):
     type: Literal["ping"]
 
 
-Command: TypeAlias = (
-    Send | Cancel | Respond | Regenerate | Edit | History | Subscribe | Batch | Ping
-)
+Command: TypeAlias = Send | Cancel | Respond | Regenerate | Edit | History | Subscribe | Batch | Ping
 COMMANDS: dict[str, type[_Command]] = {
     "send": Send,
     "cancel": Cancel,
@@ -203,16 +235,13 @@ def decode(data: str | bytes) -> Command:
 
 
 def decode_object(data: str | bytes) -> dict[str, Any]:
-    """Read one JSON object of bounded depth. Raises ``BadFrame``."""
+    """Read one JSON object. Raises ``BadFrame``."""
     try:
         value = orjson.loads(data)
     except ValueError as error:
         raise _with_id(BadFrame(f"expected a JSON object, got text that is not JSON ({_brief(error)})"), None) from None
     if not isinstance(value, dict):
         raise _with_id(BadFrame(f"expected a JSON object, got {_json_type(value)}"), None)
-    if _too_deep(value):
-        message = f"expected JSON nested at most {MAX_DEPTH} deep, got deeper"
-        raise _with_id(BadFrame(message), _readable_id(value))
     return value
 
 
@@ -220,6 +249,9 @@ def validate_command(value: dict[str, Any]) -> Command:
     """Check a JSON object against the command its ``type`` names; raises as ``decode`` does."""
     name = value.get("type")
     command_id = _readable_id(value)
+    if is_deeper(value, MAX_DEPTH):
+        message = f"expected JSON nested at most {MAX_DEPTH} deep, got deeper"
+        raise _with_id(BadFrame(message), command_id)
     if not isinstance(name, str):
         came = "none" if name is None and "type" not in value else _json_type(name)
         error: ThreadwireError = InvalidArgument("type", f"expected the name of a command, got {came}")
@@ -228,10 +260,14 @@ def validate_command(value: dict[str, Any]) -> Command:
     if model is None:
         known = ", ".join(COMMANDS)
         raise _with_id(UnknownCommand(f"expected one of {known}; got {name[:64]!r}"), command_id)
+    for field in value:
+        if field not in model.model_fields:
+            message = f"is not a field of {name}, which has {', '.join(model.model_fields)}"
+            raise _with_id(InvalidArgument(repr(field[:64])[1:-1], message), command_id)
     try:
         command = model.model_validate(value)
     except ValidationError as invalid:
-        raise _with_id(_explain(invalid), command_id) from None
+        raise _with_id(_explain(invalid, value), command_id) from None
     if isinstance(command, Send | Edit):
         _check(command.content, "content", command_id)
     elif isinstance(command, Batch):
@@ -265,23 +301,49 @@ def _check(content: Content, where: str, command_id: str | None) -> None:
             raise _with_id(InvalidArgument(f"{field}.text", f"expected a string, got {came}"), command_id)
 
 
-def _explain(invalid: ValidationError) -> InvalidArgument:
-    """Turn pydantic's findings into one sentence about the first field that is wrong."""
-    first = invalid.errors(include_url=False)[0]
-    # A union's branches add their own names to the path ("content.str"): only what the client wrote is of use to it.
-    path = [str(part) for part in first["loc"] if not (isinstance(part, str) and ("[" in part or part == "str"))]
-    field = ".".join(path) or "command"
-    kind = first["type"]
+def _explain(invalid: ValidationError, value: dict[str, Any]) -> InvalidArgument:
+    """Turn pydantic's findings about ``value`` into one sentence about the first field that is wrong."""
+    first, *others = invalid.errors(include_url=False)
+    if others and first["type"] == "string_type" and isinstance(first["input"], list):
+        # Content is text or blocks: blocks are what was meant.
+        first = others[0]
+    kind, came = first["type"], _json_type(first["input"])
     if kind == "missing":
-        return InvalidArgument(field, "expected, but it is not there")
-    if kind == "extra_forbidden":
-        return InvalidArgument(field[:80], "is not a field of this command")
-    if field == "content" or (field.startswith("inputs.") and kind.endswith("_type")):
-        return InvalidArgument(field, f"expected a string or a list of content blocks, got {_json_type(first['input'])}")
-    if field in ("run_id",) and kind == "string_pattern_mismatch":
-        return InvalidArgument(field, f"expected a UUID, got {str(first['input'])[:64]!r}")
-    came = _json_type(first["input"])
-    return InvalidArgument(field, f"{first['msg'].removeprefix('Input ').rstrip('.')}; got {came}")
+        return InvalidArgument(_path((*first["loc"][:-1],), value, first["loc"][-1]), "expected, but it is not there")
+    field = _path(first["loc"], value)
+    if kind == "string_type" and "list" in str(others[:1]):
+        return InvalidArgument(field, f"expected a string or a list of content blocks, got {came}")
+    expected = _EXPECTED.get(kind, "{expected}").format_map({"expected": first["msg"], **first.get("ctx", {})})
+    return InvalidArgument(field, f"expected {expected}, got {came}")
+
+
+#: pydantic's error types in JSON's words.
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "an object",
+    "greater_than_equal": "a number from {ge}",
+    "int_type": "a whole number",
+    "less_than_equal": "a number up to {le}",
+    "list_type": "a list",
+    "string_pattern_mismatch": "a UUID",
+    "string_too_long": "at most {max_length} characters",
+    "string_too_short": "at least {min_length} character(s)",
+    "string_type": "a string",
+    "too_long": "at most {max_length} items",
+    "too_short": "at least {min_length} item(s)",
+}
+
+
+def _path(location: tuple[int | str, ...], value: Any, *missing: int | str) -> str:
+    """The part of pydantic's path that the client wrote: a union's branches add names of their own."""
+    found: list[str] = []
+    for part in location:
+        try:
+            value = value[part]
+        except (LookupError, TypeError):
+            continue
+        found.append(str(part)[:64])
+    return ".".join([*found, *map(str, missing)])
 
 
 def _with_id(error: ThreadwireError, command_id: str | None) -> ThreadwireError:
@@ -292,19 +354,6 @@ def _with_id(error: ThreadwireError, command_id: str | None) -> ThreadwireError:
 def _readable_id(value: dict[str, Any]) -> str | None:
     found = value.get("id")
     return found if isinstance(found, str) and len(found) <= 64 else None
-
-
-def _too_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        below: list[Any] = []
-        for item in level:
-            children: Iterable[Any] = item.values() if isinstance(item, dict) else item
-            below.extend(child for child in children if isinstance(child, dict | list))
-        if not below:
-            return False
-        level = below
-    return True
 
 
 def _json_type(value: Any) -> str:
@@ -323,7 +372,7 @@ def _brief(error: Exception) -> str:
     return str(error).split(":", maxsplit=1)[0][:120]
 
 
-# --- frames -----------------------------------------------------------------------------------------------------------
+# --- frames --------------------------------------------------------------------------------------
 
 
 class _Frame(BaseModel):
@@ -527,7 +576,7 @@ class RunStartedFrame(_LogFrame):
 class TokenFrame(_LogFrame):
     """Text to append to a message."""
 
-    type: Literal["token"] = "token"  # noqa: S105 -- a frame's name
+    type: Literal["token"] = "token"
     run_id: str
     message_id: str
     node: str | None
@@ -698,13 +747,14 @@ def decode_frame(data: str | bytes) -> Frame:
     try:
         return FRAMES.get(name, UnknownFrame).model_validate(value)  # type: ignore[return-value]
     except ValidationError as invalid:
-        raise BadFrame(f"{name}: {_explain(invalid)}") from None
+        raise BadFrame(f"{name}: {_explain(invalid, value)}") from None
 
 
 def encode(message: dict[str, Any]) -> bytes:
     """Write one message as UTF-8 JSON.
 
     Models can give half of a surrogate pair, which is no text: halves that meet are joined, single ones become U+FFFD.
+    Numbers beyond 64 bits become text. Raises ``TypeError`` for what is no JSON.
     """
     try:
         return orjson.dumps(message)
@@ -719,6 +769,8 @@ def _mended(value: Any) -> Any:
         return {_mended(key): _mended(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_mended(item) for item in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
     return value
 
 
@@ -740,18 +792,16 @@ def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of every command and frame, as ``GET /protocol.json`` gives it."""
     definitions: dict[str, Any] = {}
 
-    def refer(models: Iterable[type[BaseModel]]) -> dict[str, Any]:
-        refs: dict[str, Any] = {}
-        for model in models:
+    def refer(models: dict[str, type[BaseModel]]) -> dict[str, Any]:
+        for model in models.values():
             schema = TypeAdapter(model).json_schema(ref_template="#/$defs/{model}")
             definitions.update(schema.pop("$defs", {}))
             definitions[model.__name__] = schema
-            refs[model.model_fields["type"].default if "Frame" in model.__name__ else schema["properties"]["type"]["const"]] = {
-                "$ref": f"#/$defs/{model.__name__}"
-            }
-        return refs
+            # A frame's type has a default, for whoever makes one; on the wire it is always there.
+            schema["required"] = sorted({"type", *schema.get("required", [])})
+        return {name: {"$ref": f"#/$defs/{model.__name__}"} for name, model in models.items()}
 
-    commands, frames = refer(COMMANDS.values()), refer(FRAMES.values())
+    commands, frames = refer({**COMMANDS}), refer({**FRAMES})
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": SUBPROTOCOL,

@@ -8,7 +8,8 @@ repeated: messages go in under the ids they were told with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
@@ -31,11 +32,13 @@ async def make_whole(
     user: HumanMessage | None,
     said: Callable[[set[str]], Sequence[Said]],
     status: CutStatus,
+    results: Mapping[str, ToolMessage] = MappingProxyType({}),
 ) -> list[BaseMessage]:
     """Leave the thread as if its turn had ended there; returns all its messages.
 
     ``user`` is the turn's own message, added where the graph had not stored it. ``said`` is given the ids of the
-    root graph's tasks whose work is not stored, and gives what their model calls had said.
+    root graph's tasks whose work is not stored, and gives what their model calls had said. ``results`` has what tools
+    gave, by call id, though their node had not got to store it.
     """
     editor = graph.for_state(storage.saver())
     config: Any = {"configurable": {"thread_id": thread_id}}
@@ -45,7 +48,7 @@ async def make_whole(
         await editor.abulk_update_state(config, [[StateUpdate(None, END)]])
         snapshot = await editor.aget_state(config)
     stored: list[BaseMessage] = list(snapshot.values.get(MESSAGES) or [])
-    added = missing(stored, user, answers, status)
+    added = missing(stored, user, answers, results, status)
     if added:
         await editor.abulk_update_state(config, [[StateUpdate({MESSAGES: added}, REPAIR_NODE)]])
     messages = [*stored, *added]
@@ -53,7 +56,3 @@ async def make_whole(
         logger.error("tool calls left open", thread_id=thread_id, calls=[call["id"] for call in still_open])
     return messages
 
-
-def tool_results(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
-    """The tool results among them."""
-    return [message for message in messages if isinstance(message, ToolMessage)]

@@ -16,7 +16,6 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackHandler
-from langchain_core.messages import ToolMessage
 from langgraph.types import Command
 
 from threadwire import failures
@@ -26,12 +25,12 @@ from threadwire.graph import MESSAGES, Graph
 from threadwire.history import CutStatus, Said, user_message
 from threadwire.jsonsafe import json_safe
 from threadwire.logs import get_logger
-from threadwire.repair import make_whole, tool_results
+from threadwire.repair import make_whole
 from threadwire.storage import Fence, RunRow, RunStatus, Storage
 
 logger = get_logger(__name__)
 
-Tell = Callable[[dict[str, Any], Origin | None], None]
+Tell = Callable[[dict[str, Any], Origin | None], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,6 @@ class Run:
         storage: Storage,
         policy: Filter,
         limits: RunLimits,
-        known: set[str],
         tell: Tell,
     ) -> None:
         self.row = row
@@ -77,7 +75,7 @@ class Run:
         self._tell = tell
         self._fence = Fence()
         self._marks = Marks()
-        self.transcript = Translator(row.run_id, policy, self._marks, known, MESSAGES)
+        self.transcript = Translator(row.run_id, policy, self._marks, MESSAGES)
         content = row.request.get("content")
         self.user = user_message(content, row.message_id) if content is not None and row.message_id else None
         #: Why it is being stopped; None while it is not.
@@ -90,21 +88,26 @@ class Run:
             self.stopping = reason
             self._stop.set()
 
-    async def execute(self) -> Outcome:
-        """Drive the graph to its end, or to where it is stopped, and make the thread whole. Raises nothing but bugs."""
+    async def execute(self, known: set[str]) -> Outcome:
+        """Drive the graph to its end, or to where it is stopped, and make the thread whole. Raises nothing but bugs.
+
+        ``known`` has the ids of the messages readers know of; what the run tells is added.
+        """
+        self.transcript.known = known
         driving = asyncio.create_task(self._drive(), name=f"run {self.row.run_id}")
         stopping = asyncio.create_task(self._stop.wait())
         timer = self._start_timer()
         try:
             await asyncio.wait({driving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            abandoned = not driving.done() and not await self._stopped(driving)
+            stopped = not driving.done()
+            abandoned = stopped and not await self._stopped(driving)
         finally:
             if timer is not None:
                 timer.cancel()
             stopping.cancel()
             # Whatever of the run is still alive writes nothing from here on.
             self._fence.close()
-        return await self._conclude(driving, abandoned=abandoned)
+        return await self._conclude(driving, stopped=stopped, abandoned=abandoned)
 
     def _start_timer(self) -> asyncio.TimerHandle | None:
         seconds = self._limits.timeout_seconds
@@ -129,7 +132,7 @@ class Run:
                 "run_id": UUID(self.row.run_id),
                 "run_name": ROOT,
                 "recursion_limit": self._limits.recursion_limit,
-                "callbacks": [_Marker(self._marks)],
+                "callbacks": [_Marker(self._marks, self._stop.is_set)],
             },
             version="v2",
             # Ask for what readers may see and the root's own chunks, and for nothing else: each event costs.
@@ -153,31 +156,31 @@ class Run:
             return Command(resume=self.row.request["responses"])
         return {MESSAGES: [self.user]}
 
-    # --- the end ------------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------
 
-    async def _conclude(self, driving: asyncio.Task[None], *, abandoned: bool) -> Outcome:
+    async def _conclude(self, driving: asyncio.Task[None], *, stopped: bool, abandoned: bool) -> Outcome:
         failure = None if abandoned or driving.cancelled() else driving.exception()
         outcome = Outcome("completed", usage=self.transcript.usage if self.transcript.has_usage else None)
-        if abandoned or driving.cancelled():
-            self._cut(outcome, abandoned=abandoned)
-        elif failure is not None:
+        if failure is not None:
             error = failures.explain(failure)
-            logger.error(
-                "run failed", run_id=self.row.run_id, thread_id=self.row.thread_id, code=error.code, exc_info=failure
-            )
+            about = {"run_id": self.row.run_id, "thread_id": self.row.thread_id, "code": error.code}
+            logger.error("run failed", **about, stopped=stopped, exc_info=failure)
             outcome.status, outcome.reason, outcome.error = "failed", "error", _told(error)
+        if abandoned or driving.cancelled() or (stopped and failure is not None):
+            # What a stopped graph raises on its way out does not make its run a failed one.
+            self._cut(outcome, abandoned=abandoned)
         try:
             if outcome.status != "completed":
                 await self._make_whole("failed" if outcome.status == "failed" else "cancelled")
             elif self.transcript.interrupted or self._graph.has_breakpoints:
                 await self._ask_state(outcome)
             if outcome.status != "interrupted":
-                self._tell_open_tools([])
+                self._tell_open_tools()
         except Exception as error:
             known = failures.explain(error)
             logger.exception("turn not made whole", run_id=self.row.run_id, thread_id=self.row.thread_id)
             outcome.status, outcome.reason, outcome.error = "failed", "error", _told(known)
-            self._tell_open_tools([])
+            self._tell_open_tools()
         return outcome
 
     def _cut(self, outcome: Outcome, *, abandoned: bool) -> None:
@@ -187,6 +190,7 @@ class Run:
             outcome.error = {"code": "graph_error", "message": "The graph cancelled its own run."}
             return
         outcome.status, outcome.reason = "cancelled", "abandoned" if abandoned else self.stopping
+        outcome.error = None
         if self.stopping == "timeout":
             seconds = self._limits.timeout_seconds
             outcome.error = _told(RunTimeout(f"The run took longer than {seconds:g} s and was stopped."))
@@ -200,9 +204,16 @@ class Run:
 
         thread_id = self.row.thread_id
         messages = await make_whole(
-            self._graph, self._storage, thread_id, user=self.user, said=said, status=status
+            self._graph,
+            self._storage,
+            thread_id,
+            user=self.user,
+            said=said,
+            status=status,
+            results=transcript.tool_messages,
         )
-        self._tell_open_tools(tool_results(messages))
+        for frame, origin in transcript.settle(messages, time.monotonic()):
+            self._tell(frame, origin)
 
     async def _ask_state(self, outcome: Outcome) -> None:
         """What the graph waits for: events do not tell it whole."""
@@ -216,24 +227,47 @@ class Run:
                 for interrupt in task.interrupts
             ]
 
-    def _tell_open_tools(self, results: list[ToolMessage]) -> None:
-        for frame, origin in self.transcript.close_tools(results, time.monotonic()):
+    def _tell_open_tools(self) -> None:
+        for frame, origin in self.transcript.close_tools(time.monotonic()):
             self._tell(frame, origin)
 
 
 class _Marker(AsyncCallbackHandler):
-    """Collects what the events leave out; see ``events.Marks``."""
+    """Collects what the events leave out (``events.Marks``), and stops a node that has not heard of its cancellation.
 
-    def __init__(self, marks: Marks) -> None:
+    A cancellation gets lost where Python 3.11's ``asyncio.wait_for`` gives a result at that very moment (gh-86296), and
+    ``ChatOpenAI`` waits so for each chunk (``stream_chunk_timeout``): up to half of the cancels, tried at 1,000 tokens/s.
+    Nothing that a stopped run calls goes on either way: it is cancelled again at its next token, model or tool.
+    """
+
+    #: Awaited in place, before the others: a task of its own for each token would cost more than the rest of it.
+    run_inline = True
+
+    def __init__(self, marks: Marks, stopped: Callable[[], bool]) -> None:
         self._marks = marks
+        self._stopped = stopped
+
+    @property
+    def ignore_llm(self) -> bool:
+        """Whether ``on_llm_new_token`` need not be called; told here, it costs a token next to nothing."""
+        return not self._stopped()
+
+    async def on_llm_new_token(self, *_args: Any, **_kwargs: Any) -> None:
+        raise asyncio.CancelledError
 
     async def on_chat_model_start(self, _serialized: Any, _messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        self._check()
         if (kwargs.get("options") or {}).get("ls_structured_output_format"):
             self._marks.structured.add(str(run_id))
 
     async def on_tool_start(self, _serialized: Any, _input: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        self._check()
         if call_id := kwargs.get("tool_call_id"):
             self._marks.tool_call_ids[str(run_id)] = call_id
+
+    def _check(self) -> None:
+        if self._stopped():
+            raise asyncio.CancelledError
 
 
 def _told(error: ThreadwireError) -> dict[str, str]:

@@ -6,6 +6,7 @@ of 0 is no limit, unless its description says otherwise. ``Settings()`` gives th
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 
@@ -55,9 +56,7 @@ class Server(Section):
         PositiveDuration,
         Field(description="A ping goes to each socket this often; one that does not answer is closed."),
     ] = 25
-    max_message_bytes: Annotated[Count, Field(description="The largest message a client may send.")] = (
-        1_048_576
-    )
+    max_message_bytes: Annotated[Count, Field(description="The largest message a client may send.")] = 1_048_576
     max_connections: Annotated[
         Count, Field(description="Connections at the same time; further ones are closed with 1013.")
     ] = 10_000
@@ -72,9 +71,7 @@ class Simulated(Section):
 
     tokens_per_second: Annotated[Duration, Field(description="Its speed; 0: as fast as it can.")] = 50
     first_token_ms: Annotated[Count, Field(description="How long it is silent before its first token.")] = 200
-    tokens: Annotated[
-        Positive | None, Field(description="The length of its answers; null: as the input asks.")
-    ] = None
+    tokens: Annotated[Positive | None, Field(description="The length of its answers; null: as the input asks.")] = None
 
 
 class Model(Section):
@@ -105,10 +102,20 @@ class Model(Section):
     temperature: Annotated[
         Temperature | None, Field(description="Sampling temperature; null: the provider's default.")
     ] = None
-    max_tokens: Annotated[
-        Positive | None, Field(description="Tokens in one answer; null: as many as it takes.")
-    ] = None
+    max_tokens: Annotated[Positive | None, Field(description="Tokens in one answer; null: as many as it takes.")] = None
     simulated: Simulated = Simulated()
+
+
+#: The built-in agent's own tools.
+AGENT_TOOLS = (
+    "current_time",
+    "calculate",
+    "convert_units",
+    "save_note",
+    "read_note",
+    "list_notes",
+    "delete_note",
+)
 
 
 class Agent(Section):
@@ -117,15 +124,26 @@ class Agent(Section):
     system_prompt: Annotated[str, Field(description="What the model is told before each conversation.")] = (
         "You are a helpful assistant. Answer briefly and to the point; say so when you do not know."
     )
-    tools: Annotated[list[str], Field(description="Tools the agent may call. No effect yet.")] = []
+    tools: Annotated[list[str], Field(description="Tools of its own that it may call; empty: none.")] = list(
+        AGENT_TOOLS
+    )
     mcp_servers: Annotated[
         dict[str, dict[str, Any]],
-        Field(description="MCP servers whose tools it may call, by name. No effect yet."),
+        Field(description="MCP servers whose tools it may call, by name: command or url, and more (docs/agent.md)."),
     ] = {}
     max_context_tokens: Annotated[
         Count | None,
-        Field(description="What is sent to the model is kept below this; null: all of it. No effect yet."),
+        Field(description="What is sent to the model is kept below this; null: by the model; 0: all of it."),
     ] = None
+
+    @field_validator("tools")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in AGENT_TOOLS:
+                nearest = get_close_matches(name, AGENT_TOOLS, n=1, cutoff=0)[0]
+                raise ValueError(f"there is no tool {name[:60]!r}; the nearest is {nearest}")
+        return names
 
 
 class Storage(Section):
@@ -133,17 +151,15 @@ class Storage(Section):
 
     url: Annotated[
         str,
-        Field(
-            min_length=1, description="sqlite:///relative.db or sqlite:////absolute/path.db (four slashes)."
-        ),
+        Field(min_length=1, description="sqlite:///relative.db or sqlite:////absolute/path.db (four slashes)."),
     ] = "sqlite:///threadwire.db"
     durability: Annotated[
         Literal["sync", "async", "exit"],
         Field(description="A step is written before the next (sync), beside it (async), at the end (exit)."),
     ] = "sync"
-    keep_checkpoints: Annotated[
-        Count, Field(description="Checkpoints kept of each thread; 0: all. No effect yet.")
-    ] = 50
+    keep_checkpoints: Annotated[Count, Field(description="Checkpoints kept of each thread; 0: all. No effect yet.")] = (
+        50
+    )
 
 
 class Runs(Section):
@@ -186,9 +202,7 @@ class Events(Section):
     include_types: Annotated[
         list[EventType], Field(description="Types of events that become frames; empty: all types.")
     ] = ["chat_model", "llm", "tool", "retriever", "custom"]
-    include_names: Annotated[
-        list[str], Field(description="Names of runnables that are seen; empty: all.")
-    ] = []
+    include_names: Annotated[list[str], Field(description="Names of runnables that are seen; empty: all.")] = []
     include_tags: Annotated[list[str], Field(description="Tags of runnables that are seen; empty: all.")] = []
     exclude_types: Annotated[list[EventType], Field(description="Types of events that are hidden.")] = []
     exclude_names: Annotated[list[str], Field(description="Names of runnables that are hidden.")] = []
@@ -222,9 +236,7 @@ class Auth(Section):
 
     mode: Annotated[
         Literal["none", "tokens", "jwt", "custom"],
-        Field(
-            description="none: all who reach the server, so only a loopback host. No other is available yet."
-        ),
+        Field(description="none: all who reach the server, so only a loopback host. No other is available yet."),
     ] = "none"
     insecure: Annotated[
         bool, Field(description="Let mode none bind to any address: everybody who reaches it may use it.")

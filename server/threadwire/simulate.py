@@ -95,10 +95,9 @@ def run(*, host: str, port: int, tokens_per_second: float, first_token_ms: float
         asyncio.run(serve())
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that ``run`` takes, under the same names."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8001, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8100, help="0 takes a free one (default: %(default)s)")
     parser.add_argument(
         "--tokens-per-second",
         type=_not_negative,
@@ -121,7 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run it by itself, as ``python -m threadwire.simulate``; gives the exit code."""
     parser = argparse.ArgumentParser(prog="threadwire simulate", description="An OpenAI-compatible stand-in.")
-    add_arguments(parser)
+    _add_arguments(parser)
     try:
         run(**vars(parser.parse_args(argv)))
     except ThreadwireError as error:

@@ -10,7 +10,14 @@ from threadwire.events import Filter
 from threadwire.protocol import check_thread_id
 from threadwire.storage import OnDisconnect
 
-_FILTERS = ("include_types", "include_names", "include_tags", "exclude_types", "exclude_names", "exclude_tags")
+_FILTERS = (
+    "include_types",
+    "include_names",
+    "include_tags",
+    "exclude_types",
+    "exclude_names",
+    "exclude_tags",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What every storage must do: ``Storage``'s promises, as tests that each implementation runs over its own factory."""
+"""What every storage must do: ``Storage``'s promises, as tests that each implementation runs."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class StorageContract:
         async with factory() as storage:
             yield storage
 
-    # --- threads and runs ---------------------------------------------------------------------------------------
+    # --- threads and runs -----------------------------------------------------------------------------------
 
     async def test_unknown(self, storage: Storage) -> None:
         """What was never written is not there."""
@@ -175,7 +175,10 @@ class StorageContract:
 
     async def test_finish(self, storage: Storage) -> None:
         """An ended run has its outcome, its thread what it was left in."""
-        error, usage = {"code": "timeout", "message": "Zu spät."}, {"input_tokens": 3, "details": {"cached": 1}}
+        error, usage = (
+            {"code": "timeout", "message": "Zu spät."},
+            {"input_tokens": 3, "details": {"cached": 1}},
+        )
         await storage.accept_run(a_run())
         await storage.start_run("r1", 200.0)
         await finish(
@@ -250,7 +253,7 @@ class StorageContract:
             assert item is not None
             assert item.value == {"n": 1}
 
-    # --- checkpoints ---------------------------------------------------------------------------------------------
+    # --- checkpoints ----------------------------------------------------------------------------------------
 
     async def test_read_after_write(self, storage: Storage) -> None:
         """The reader sees a checkpoint and its writes as soon as the saver has returned."""
@@ -264,7 +267,7 @@ class StorageContract:
             assert found.pending_writes == [("task", "y", number)]
 
     async def test_own_types(self, storage: Storage) -> None:
-        """A graph's own type comes back as itself through a saver that allows it, and as plain data otherwise."""
+        """A graph's own type comes back as itself through a saver that allows it, as plain data otherwise."""
         allowed = storage.saver(Fence()).with_allowlist([(Order.__module__, "Order")])
         await put(allowed, value=Order(7))
         assert await newest(allowed) == Order(7)
@@ -340,13 +343,13 @@ class StorageContract:
         """The store puts, gets, searches, lists and deletes, fenced or not, each seeing the other's."""
         fenced = storage.fenced_store(Fence())
         await fenced.aput(("u", "1"), "k", {"colour": "red"})
-        await storage.store.aput(("u", "2"), "k", {"colour": "blue"}, ttl=5)
+        await storage.store.aput(("u", "2"), "k", {"colour": "blue"})
         assert [item.value for item in await fenced.asearch(("u",), filter={"colour": "blue"})] == [{"colour": "blue"}]
         assert sorted(await storage.store.alist_namespaces(prefix=("u",))) == [("u", "1"), ("u", "2")]
         await storage.store.adelete(("u", "1"), "k")
         assert await fenced.aget(("u", "1"), "k") is None
 
-    # --- fences --------------------------------------------------------------------------------------------------
+    # --- fences ---------------------------------------------------------------------------------------------
 
     async def test_fence(self, storage: Storage) -> None:
         """Once its fence is closed, a run reads what there is and changes nothing; other runs go on."""
@@ -377,7 +380,7 @@ class StorageContract:
         assert await newest(storage.reader) == 3
 
     async def test_fence_while_waiting(self, storage: Storage) -> None:
-        """A write that waits for its turn while its fence closes is refused, the ones before and after are not."""
+        """A write that waits for its turn while its fence closes is refused, and no other is."""
         fence = Fence()
         writes = [
             asyncio.create_task(put(storage.saver(through), thread_id))
@@ -389,7 +392,7 @@ class StorageContract:
         assert isinstance(outcomes[1], FenceClosed)
         assert [await newest(storage.reader, f"t{number}") for number in (1, 2, 3)] == ["v", None, "v"]
 
-    # --- cancellation --------------------------------------------------------------------------------------------
+    # --- cancellation ---------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("kind", ["checkpoint", "store", "run"])
     async def test_cancelled_write(self, storage: Storage, kind: str) -> None:

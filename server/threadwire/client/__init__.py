@@ -10,8 +10,7 @@
 ``connect_sync`` is the same without ``async``. See docs/python-client.md for what can be counted on.
 
 A command's way: chat → commands → link (the socket); a frame's way: link → chat → position → turns → buffer.
-Loads neither langgraph nor the server: of this package only ``threadwire.protocol`` and
-``threadwire.errors``.
+Loads neither langgraph nor the server: of this package only ``threadwire.protocol`` and what that stands on.
 """
 
 from threadwire.client.chat import Chat, Frames

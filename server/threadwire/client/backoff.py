@@ -37,9 +37,7 @@ def may_reconnect(code: int, http_status: int | None = None) -> bool:
         return code < 4000 and code not in _MISUNDERSTOOD
 
 
-def delay(
-    failures: int, chance: float, *, code: int, http_status: int | None, announced: float | None
-) -> float:
+def delay(failures: int, chance: float, *, code: int, http_status: int | None, announced: float | None) -> float:
     """Seconds to wait before the next attempt.
 
     ``failures`` counts the attempts since the last progress, ``chance`` is a random number from 0 to 1. A

@@ -25,6 +25,7 @@ from threadwire.protocol import (
     AckFrame,
     Content,
     ErrorFrame,
+    EventFrame,
     Frame,
     GapFrame,
     HistoryFrame,
@@ -179,7 +180,9 @@ class Chat:
             self._on_gap(frame)
         elif isinstance(frame, AckFrame | ErrorFrame | HistoryFrame | PongFrame):
             self._on_answer(frame)
-        self._pass_on(frame)
+        elif isinstance(frame, EventFrame):
+            self._turns.pass_on(frame)
+        self._publish(frame)
 
     def on_lost(self, error: Disconnected) -> None:
         """The connection is gone; another one is being tried."""
@@ -219,6 +222,9 @@ class Chat:
 
     def _pass_on(self, frame: Frame) -> None:
         self._turns.pass_on(frame)
+        self._publish(frame)
+
+    def _publish(self, frame: Frame) -> None:
         for reader in list(self._readers):
             reader.buffer.put(frame)
 

@@ -27,9 +27,7 @@ class CommandFailed(ClientError):  # noqa: N818 -- it says what happened
     after ``retry_after_seconds`` where the server knows it.
     """
 
-    def __init__(
-        self, code: str, message: str, retry: bool, retry_after_seconds: float | None = None
-    ) -> None:
+    def __init__(self, code: str, message: str, retry: bool, retry_after_seconds: float | None = None) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message

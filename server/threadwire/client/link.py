@@ -136,9 +136,7 @@ class Link:
     def _next_delay(self, loss: Disconnected) -> float:
         announced, self._goaway = self._goaway, None
         chance = random.random()  # noqa: S311 -- jitter
-        seconds = delay(
-            self._failures, chance, code=loss.code, http_status=loss.http_status, announced=announced
-        )
+        seconds = delay(self._failures, chance, code=loss.code, http_status=loss.http_status, announced=announced)
         self._failures += 1
         logger.info("connection lost (%s), next attempt in %.2f s", loss, seconds)
         return seconds
@@ -179,6 +177,8 @@ class Link:
             except TimeoutError:
                 return Disconnected(ABNORMAL, f"the server was silent for {patience:g} s")
             if message.type is WSMsgType.CLOSE:
+                # aiohttp by itself would answer any close with 1000, as if this client had asked for it.
+                await socket.close(code=max(message.data, CloseCode.CLIENT))
                 return Disconnected(message.data, message.extra or "")
             if message.type is WSMsgType.ERROR and isinstance(message.data, aiohttp.WebSocketError):
                 return Disconnected(message.data.code, str(message.data))

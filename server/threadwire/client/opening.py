@@ -72,6 +72,7 @@ async def connect(
                 target.update_query(chat.query()),
                 protocols=(SUBPROTOCOL,),
                 headers=headers,
+                autoclose=False,
                 timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
                 max_msg_size=MAX_FRAME_BYTES,
             )

@@ -51,15 +51,21 @@ class Position:
         self._known = True
         self._held = []
 
-    def fill_gap(self, upto: int) -> list[Frame]:
-        """Let go what was held; ``upto`` is the history's ``seq`` (0: there is none).
+    def fill_gap(self, upto: int) -> tuple[list[Frame], list[Frame]]:
+        """Let go what was held: what the history covers, and the news.
 
-        The ends of runs are passed on also where the history covers them: only they say how a run ended.
+        ``upto`` is the history's ``seq`` (0: there is none); everything up to it must have come. The ends of runs
+        are news also where the history covers them: only they say how a run ended.
         """
         held, self._held, self.gap = self._held, [], None
-        news = [f for f in held if (number_of(f) or 0) > upto or isinstance(f, RunFinishedFrame)]
-        self.seq = max(self.seq, upto, *(number_of(f) or 0 for f in held), 0)
-        return news
+        covered: list[Frame] = []
+        news: list[Frame] = []
+        for frame in held:
+            self.seq = number_of(frame) or self.seq
+            is_news = self.seq > upto or isinstance(frame, RunFinishedFrame)
+            (news if is_news else covered).append(frame)
+        self.seq = max(self.seq, upto)
+        return covered, news
 
     def skip_to(self, seq: int) -> None:
         """Everything up to ``seq`` is behind us: a ``pong`` or the first ``history`` said so."""
@@ -75,7 +81,8 @@ class Position:
         if number <= self.seq:
             return False
         if self.gap is not None:
-            self._held.append(frame)
+            if not self._held or number > (number_of(self._held[-1]) or 0):
+                self._held.append(frame)
             return False
         self.seq = number
         self._known = True

@@ -59,14 +59,16 @@ class Recovery:
             if self._position.gap is not None:
                 history = await self._fill_gap()
                 upto = max(upto, history.seq if history else 0)
-            await self._pass(upto)
+            if self._turns.doubted:
+                await self._pass(upto)
             if lost := self._turns.lost():
                 history = history or await self._last_history()
                 for turn in lost:
                     turn.fail(TurnLost(turn.run_id, turn.message_id, history))
             # The answers to repeated commands may bring new doubts.
             await asyncio.gather(*(turn.ack() for turn in self._turns.open()), return_exceptions=True)
-            await self._pass(upto)
+            if self._turns.doubted:
+                await self._pass(upto)
             if self._turns.doubted:
                 # Only a new `ready` can tell.
                 await self._reattach()
@@ -77,9 +79,13 @@ class Recovery:
     async def _fill_gap(self) -> HistoryFrame | None:
         history = await self._last_history()
         if history is not None:
-            for turn in self._turns.open():
-                turn.take(history)
-        for frame in self._position.fill_gap(history.seq if history else 0):
+            await self._pass(history.seq)
+        covered, news = self._position.fill_gap(history.seq if history else 0)
+        for frame in covered:
+            self._turns.track(frame)
+        if history is not None:
+            self._turns.reload(history)
+        for frame in news:
             self._pass_on(frame)
         return history
 
@@ -90,8 +96,6 @@ class Recovery:
             return None
 
     async def _pass(self, upto: int) -> None:
-        """Wait until the frames up to ``upto`` are behind us, where turns are in doubt."""
-        while self._turns.doubted:
-            if (await self._chat.ping()).seq >= upto:
-                return
+        """Wait until the frames up to ``upto`` have come, or were hidden by a filter."""
+        while (await self._chat.ping()).seq < upto:  # noqa: ASYNC110 -- it waits for the server
             await asyncio.sleep(PASSED_SECONDS)

@@ -28,6 +28,9 @@ from threadwire.protocol import (
 
 T = TypeVar("T")
 
+#: How long leaving waits for what was given up (a close waits up to 2 s for the server's).
+END_SECONDS = 5.0
+
 
 class _Loop:
     """An event loop in a thread; ``wait`` runs a coroutine there and waits here."""
@@ -48,6 +51,7 @@ class _Loop:
             raise
 
     def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(_others_end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -185,6 +189,12 @@ def connect_sync(url: str, **options: Unpack[ConnectOptions]) -> Iterator[SyncCh
             loop.wait(_leave(opening))
     finally:
         loop.close()
+
+
+async def _others_end() -> None:
+    """Let what was given up clean up after itself; it has been cancelled, and twice would cut that short."""
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others, timeout=END_SECONDS)
 
 
 async def _next(turn: Turn) -> Frame | None:

@@ -112,13 +112,15 @@ class Turn:
         if self.over:
             return
         self._frames.put(frame)
-        if isinstance(frame, HistoryFrame):
-            self._text.reload(frame.messages, self.message_id)
-        else:
-            self._text.add(frame)
+        self._text.add(frame)
         if isinstance(frame, RunFinishedFrame):
             self._finished = frame
             self._end(None)
+
+    def reload(self, history: HistoryFrame, *, running: bool) -> None:
+        """Add the history that fills a gap; ``running``: it was true while this run was the thread's current one."""
+        self._frames.put(history)
+        self._text.reload(history.messages, self.message_id, running=running)
 
     def fail(self, error: Exception) -> None:
         """End the turn without its ``run_finished``."""
@@ -158,11 +160,11 @@ class _Text:
             self._parts.clear()
             self._replace(frame.messages)
 
-    def reload(self, messages: list[Message], user_message_id: str | None) -> None:
+    def reload(self, messages: list[Message], user_message_id: str | None, *, running: bool) -> None:
         """Take what the history says of this run: tokens were missed."""
         places = [place for place, message in enumerate(messages) if message.id == user_message_id]
         if not places:
-            self._replace([m for m in messages if m.id in self._parts or m.status == "running"])
+            self._replace([m for m in messages if m.id in self._parts or (running and m.status == "running")])
             return
         self._parts.clear()
         for message in messages[places[0] + 1 :]:

@@ -14,6 +14,7 @@ from threadwire.protocol import (
     AckFrame,
     Frame,
     GapFrame,
+    HistoryFrame,
     MessageFrame,
     ReadyFrame,
     RunFinishedFrame,
@@ -83,16 +84,25 @@ class Turns:
 
     def pass_on(self, frame: Frame) -> None:
         """Give a frame to the turn it belongs to, if that is one of ours."""
-        if isinstance(frame, RunStartedFrame):
-            self._running = frame.run_id
-        turn = self._owner(frame)
-        if turn is not None:
-            turn.take(frame)
+        owner = self._owner(frame)
+        self.track(frame)
+        if owner is not None:
+            owner.take(frame)
         if isinstance(frame, RunFinishedFrame):
-            if self._running == frame.run_id:
-                self._running = None
             self._ahead.discard(frame.run_id)
             self._open.pop(frame.run_id, None)
+
+    def track(self, frame: Frame) -> None:
+        """Note which run the thread is at."""
+        if isinstance(frame, RunStartedFrame):
+            self._running = frame.run_id
+        elif isinstance(frame, RunFinishedFrame) and self._running == frame.run_id:
+            self._running = None
+
+    def reload(self, history: HistoryFrame) -> None:
+        """Give all turns what the thread holds now, in place of what they missed."""
+        for turn in self.open():
+            turn.reload(history, running=turn.run_id == self._running)
 
     def _owner(self, frame: Frame) -> Turn | None:
         if isinstance(frame, MessageFrame):

@@ -1,15 +1,19 @@
 """Where the tokens come from: ``open_model(settings)`` gives the chat model that ``model.name`` names.
 
-``openai.py`` is any OpenAI-compatible provider; ``simulated.py`` says what ``script.py`` plans, without one.
-A model is imported when it is picked. Knows nothing of threads, runs or sockets.
+``openai.py`` is any OpenAI-compatible provider; ``local.py`` a small model on this machine, with ``weights.py``;
+``simulated.py`` says what ``script.py`` plans, without any. A model is imported when
+it is picked. Knows nothing of threads, runs or sockets.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from pydantic import SecretStr
 
@@ -46,7 +50,7 @@ class ModelSettings(Protocol):
 
     @property
     def name(self) -> str:
-        """``auto``, ``simulated`` or ``openai:NAME``."""
+        """``auto``, ``simulated``, ``openai:NAME``, ``local:NAME`` or ``local:FILE.gguf``."""
         ...
 
     @property
@@ -77,21 +81,41 @@ class ModelSettings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A chat model, and how it came to be this one."""
+    """A chat model, and how it came to be this one; an async context manager.
+
+    What a local model needs to run is started on entering and ended on leaving; for the others both do nothing.
+    """
 
     chat_model: BaseChatModel
-    #: As it would be written in ``model.name``; never ``auto``.
+    #: As it would be written in ``model.name``, without the folders of a file; never ``auto``.
     name: str
     #: A clause that may be shown to anyone: no address, no key.
     why: str
+    #: Whether it may be offered tools.
+    calls_tools: bool = True
+    #: What runs it, if anything of ours does.
+    server: AbstractAsyncContextManager[Any] | None = field(default=None, repr=False)
 
     def description(self) -> dict[str, str]:
         """What ``ready.model`` tells: ``{"name": ..., "why": ...}``."""
         return {"name": self.name, "why": self.why}
 
+    async def __aenter__(self) -> Self:
+        """Start what it needs; does not wait until that is ready."""
+        if self.server is not None:
+            await self.server.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it."""
+        if self.server is not None:
+            await self.server.__aexit__(kind, error, trace)
+
 
 def open_model(settings: ModelSettings) -> Model:
-    """Build the model that ``settings.name`` names. Nothing is asked of a provider yet.
+    """Build the model that ``settings.name`` names; enter it before use. Nothing is asked of a provider yet.
 
     Raises:
         ConfigError: there is no such model, or it cannot work as configured.
@@ -104,16 +128,68 @@ def open_model(settings: ModelSettings) -> Model:
     kind, _, rest = name.partition(":")
     if kind == "openai" and rest:
         return _open_openai(settings, rest, "model.name asks for it")
+    if kind == "local" and rest:
+        return _open_local(settings, rest, "model.name asks for it")
     raise ConfigError(_unknown(name))
 
 
 def _open_auto(settings: ModelSettings) -> Model:
+    """OpenAI if there is a key, else the local model if it is there, else the simulated one."""
     if _api_key(settings) is not None:
         return _open_openai(settings, DEFAULT_OPENAI_MODEL, "auto: there is an OpenAI API key")
     why = "auto: OPENAI_API_KEY is not set"
     if settings.base_url:
         why += ", and model.base_url needs a model.name such as openai:NAME"
-    return _open_simulated(settings, why)
+    missing = _missing_for_local()
+    if not missing:
+        from threadwire.models import weights
+
+        return _open_local(settings, weights.DEFAULT, f"{why}; the local model is installed")
+    return _open_simulated(settings, f"{why}; for a model on this machine: {', then '.join(missing)}")
+
+
+def _missing_for_local() -> list[str]:
+    """The commands that are still to be run before ``auto`` takes the local model."""
+    from threadwire.models import weights
+
+    missing = [] if weights.is_runnable() else [weights.INSTALL_HINT]
+    if not weights.is_fetched(weights.KNOWN[weights.DEFAULT]):
+        missing.append("threadwire models fetch")
+    return missing
+
+
+def _open_local(settings: ModelSettings, name: str, why: str) -> Model:
+    """A model that is known by name, or a file: what ends in ``.gguf`` or has a slash is one."""
+    from threadwire.models import weights
+
+    is_file = name.endswith(".gguf") or "/" in name or os.sep in name
+    known = None if is_file else weights.find(name)
+    path = weights.path_of(known) if known else Path(name).expanduser()
+    if known and not weights.is_fetched(known):
+        raise ConfigError(f"model.name: local:{name} is not here yet; run: threadwire models fetch {name}")
+    if problem := _problem_of(path):
+        raise ConfigError(f"model.name: local:{name}: {problem}")
+    if not weights.is_runnable():
+        raise ConfigError(f"model.name: local:{name} needs xllamacpp; run: {weights.INSTALL_HINT}")
+    from threadwire.models.local import LocalServer, open_chat_local
+
+    server = LocalServer(path.absolute(), known.name if known else path.stem)
+    return Model(
+        open_chat_local(settings, server, known),
+        f"local:{path.name if is_file else name}",
+        why,
+        calls_tools=known is None,  # none of the known ones can; of a file it is not known
+        server=server,
+    )
+
+
+def _problem_of(path: Path) -> str:
+    """What keeps the file from being a model's, in words; empty if nothing is seen."""
+    try:
+        with path.open("rb") as file:
+            return "" if file.read(4) == b"GGUF" else "it is not a GGUF file, which is what llama.cpp reads"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def _open_openai(settings: ModelSettings, name: str, why: str) -> Model:
@@ -146,15 +222,9 @@ def _api_key(settings: ModelSettings) -> SecretStr | None:
 
 
 def _unknown(name: str) -> str:
-    kind, colon, _ = name.partition(":")
-    if kind == "local" and colon:
-        return (
-            f"model.name: {name!r}: models on this machine come with a later version; until then, serve it "
-            "with Ollama or llama.cpp, and set model.name to openai:NAME and model.base_url to its address"
-        )
-    known = "auto, simulated, openai:NAME"
+    known = "auto, simulated, openai:NAME, local:NAME, local:FILE.gguf"
     if near := difflib.get_close_matches(name, ["auto", "simulated"], n=1):
         return f"model.name: there is no model {name!r}; did you mean {near[0]}? Known are: {known}"
-    if name and not colon:
+    if name and ":" not in name:
         return f"model.name: there is no model {name!r}; did you mean openai:{name}? Known are: {known}"
     return f"model.name: there is no model {name!r}; known are: {known}"

@@ -261,9 +261,7 @@ def _failure(status: int, code: str | None) -> Failure:
     return Failure(status, kind, code or usual.get(status), f"simulated failure {status}", retry_after)
 
 
-def _text(
-    asked: str, results: list[str], directed: _Directed, offered: list[str], manner: Manner
-) -> tuple[str, ...]:
+def _text(asked: str, results: list[str], directed: _Directed, offered: list[str], manner: Manner) -> tuple[str, ...]:
     if directed.tokens is not None:
         return words(directed.tokens, asked)
     if results:
@@ -284,8 +282,7 @@ def _calls(messages: Sequence[Said], directed: _Directed) -> tuple[Call, ...]:
     for said in messages:
         seed = zlib.crc32(_bytes(f"{said.role}\0{said.text}\0{said.tool_call_id}\0"), seed)
     return tuple(
-        Call(f"call_{seed:08x}_{index}", name, arguments)
-        for index, (name, arguments) in enumerate(directed.calls)
+        Call(f"call_{seed:08x}_{index}", name, arguments) for index, (name, arguments) in enumerate(directed.calls)
     )
 
 

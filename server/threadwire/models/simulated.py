@@ -93,9 +93,7 @@ class SimulatedChatModel(BaseChatModel):
             yield from map(_chunk, answer.deltas[index:until])
             index = until
         if answer.ending == "silent":
-            raise ModelError(
-                "The simulated model was asked to be silent, and a thread cannot be woken from that."
-            )
+            raise ModelError("The simulated model was asked to be silent, and a thread cannot be woken from that.")
         yield self._last(answer)
 
     async def _astream(
@@ -138,9 +136,7 @@ class SimulatedChatModel(BaseChatModel):
         if count.reasoning_tokens:
             usage["output_token_details"] = OutputTokenDetails(reasoning=count.reasoning_tokens)
         about = {"finish_reason": answer.finish_reason, "model_name": self.model_name}
-        message = AIMessageChunk(
-            content="", usage_metadata=usage, response_metadata=about, chunk_position="last"
-        )
+        message = AIMessageChunk(content="", usage_metadata=usage, response_metadata=about, chunk_position="last")
         return ChatGenerationChunk(message=message)
 
 

@@ -62,7 +62,8 @@ class Fence:
 
     A node that does not stop when its run is given up may come back at any time; its later checkpoint would become
     the thread's newest and swallow the next turn. Once closed, each write through the run's saver and store raises
-    ``FenceClosed`` before it reaches the database.
+    ``FenceClosed`` before it reaches the database, also one that was waiting for its turn. One that has begun ends:
+    what is read through ``Storage.saver()`` afterwards, which waits for it, is settled; ``reader`` may be before it.
     """
 
     __slots__ = ("_closed",)
@@ -115,7 +116,12 @@ class Storage(Protocol):
         ...
 
     async def accept_run(self, run: RunRow) -> None:
-        """Insert a queued run, and the thread's row where it is new (``updated_at`` moves on where it is not)."""
+        """Insert a queued run, and the thread's row where it is new (``updated_at`` moves on where it is not).
+
+        Raises:
+            InvalidArgument: its ``run_id`` is taken, by whatever thread, or its ``message_id`` by a run of this one;
+                nothing is written.
+        """
         ...
 
     async def get_run(self, thread_id: str, run_id: str) -> RunRow | None:
@@ -149,9 +155,7 @@ class Storage(Protocol):
         """Mark a run as ended, and its thread with what that leaves it in. A run that has ended stays as it is."""
         ...
 
-    async def set_thread_status(
-        self, thread_id: str, status: ThreadStatus, interrupts: list[dict[str, Any]]
-    ) -> None:
+    async def set_thread_status(self, thread_id: str, status: ThreadStatus, interrupts: list[dict[str, Any]]) -> None:
         """Change what a thread waits for, where no run does it."""
         ...
 

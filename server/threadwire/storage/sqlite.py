@@ -135,8 +135,7 @@ class SqliteStorage:
     async def get_thread(self, thread_id: str) -> ThreadRow | None:
         """The thread's row, or None."""
         rows = await self._read(
-            "SELECT thread_id, created_at, updated_at, status, metadata, interrupts FROM threads"
-            " WHERE thread_id = ?",
+            "SELECT thread_id, created_at, updated_at, status, metadata, interrupts FROM threads WHERE thread_id = ?",
             thread_id,
         )
         if not rows:
@@ -233,9 +232,7 @@ class SqliteStorage:
 
         await self._write(finish)
 
-    async def set_thread_status(
-        self, thread_id: str, status: ThreadStatus, interrupts: list[dict[str, Any]]
-    ) -> None:
+    async def set_thread_status(self, thread_id: str, status: ThreadStatus, interrupts: list[dict[str, Any]]) -> None:
         """Change what a thread waits for, where no run does it."""
 
         async def change() -> None:
@@ -281,7 +278,7 @@ class SqliteStorage:
                 await self._writer.commit()
                 return result
 
-        return await settle(guarded(transaction(), None))
+        return await settle(guarded(None, transaction))
 
 
 def _json(value: object) -> str | None:

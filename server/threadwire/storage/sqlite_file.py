@@ -22,7 +22,10 @@ from threadwire.errors import StartupError
 BUSY_SECONDS = 5.0
 #: A larger file is not read whole at start: that would take more than about a second.
 CHECKED_BYTES = 256 * 1024 * 1024
+#: How each SQLite file starts.
+MAGIC = b"SQLite format 3\0"
 ELSEWHERE = "or name another file in storage.url"
+NO_DATABASE = f"not a SQLite database: move it away, {ELSEWHERE}"
 
 
 def locate(path: str) -> str:
@@ -81,12 +84,15 @@ def touch(real: str) -> None:
     """Make the file, where it is not there, for nobody else to read; ``-wal`` and ``-shm`` get its mode.
 
     Raises:
-        StartupError: it cannot be written to.
+        StartupError: it cannot be written to, or has something else in it.
     """
     try:
-        os.close(os.open(real, os.O_RDWR | os.O_CREAT, 0o600))
+        with open(os.open(real, os.O_RDWR | os.O_CREAT, 0o600), "rb") as file:  # noqa: PTH123 -- a descriptor
+            start = file.read(len(MAGIC))
     except OSError as error:
         raise StartupError(f"{real}: not writable ({error.strerror}): change that, {ELSEWHERE}") from error
+    if start and start != MAGIC:  # SQLite takes a very short file for an empty one, and overwrites it
+        raise StartupError(f"{real}: {NO_DATABASE}")
 
 
 @contextmanager
@@ -97,7 +103,7 @@ def startup_errors(real: str) -> Iterator[None]:
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_NOTADB:
-            what = f"not a SQLite database: move it away, {ELSEWHERE}"
+            what = NO_DATABASE
         elif code == sqlite3.SQLITE_CORRUPT:
             what = _damaged(str(error))
         elif code == sqlite3.SQLITE_BUSY:

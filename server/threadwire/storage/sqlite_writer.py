@@ -10,7 +10,16 @@ from __future__ import annotations
 import asyncio
 import copy
 import sqlite3
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from types import TracebackType
@@ -91,7 +100,7 @@ def _storage_error(error: sqlite3.Error) -> StorageError:
     return StorageError(MESSAGES.get(code, "The database failed."))
 
 
-async def guarded(work: Coroutine[Any, Any, T], fence: Fence | None) -> T:
+async def guarded(fence: Fence | None, work: Callable[..., Awaitable[T]], *values: Any) -> T:
     """Do a write under its fence; only in a task of its own, as ``settle`` gives it one.
 
     Raises:
@@ -100,7 +109,7 @@ async def guarded(work: Coroutine[Any, Any, T], fence: Fence | None) -> T:
     """
     _FENCE.set(fence)
     with storage_errors():
-        return await work
+        return await work(*values)
 
 
 class ConnectionLock:
@@ -151,9 +160,7 @@ class Saver(AsyncSqliteSaver):
     Strict: a row that was tampered with runs no code.
     """
 
-    def __init__(
-        self, connection: aiosqlite.Connection, lock: ConnectionLock, *, is_setup: bool = False
-    ) -> None:
+    def __init__(self, connection: aiosqlite.Connection, lock: ConnectionLock, *, is_setup: bool = False) -> None:
         # None is strict.
         super().__init__(connection, serde=JsonPlusSerializer(allowed_msgpack_modules=None))
         self.lock = cast("asyncio.Lock", lock)
@@ -179,17 +186,17 @@ class Saver(AsyncSqliteSaver):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Save a checkpoint."""
-        return await settle(guarded(super().aput(config, checkpoint, metadata, new_versions), self._fence))
+        return await settle(guarded(self._fence, super().aput, config, checkpoint, metadata, new_versions))
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Save what a task wrote since a checkpoint."""
-        await settle(guarded(super().aput_writes(config, writes, task_id, task_path), self._fence))
+        await settle(guarded(self._fence, super().aput_writes, config, writes, task_id, task_path))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete all checkpoints of a thread."""
-        await settle(guarded(super().adelete_thread(thread_id), self._fence))
+        await settle(guarded(self._fence, super().adelete_thread, thread_id))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The named checkpoint, or the thread's newest."""
@@ -256,8 +263,6 @@ class FencedStore(BaseStore):
     def __init__(self, store: SharedStore, fence: Fence | None) -> None:
         self._store = store
         self._fence = fence
-        self.supports_ttl = store.supports_ttl
-        self.ttl_config = store.ttl_config
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Do all of ``ops``, or none.
@@ -268,7 +273,7 @@ class FencedStore(BaseStore):
         """
         ops = list(ops)
         fence = self._fence if any(isinstance(op, PutOp) for op in ops) else None
-        return await settle(guarded(self._store.abatch(ops), fence))
+        return await settle(guarded(fence, self._store.abatch, ops))
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """``abatch`` for other threads than the loop's, where it would wait for itself."""
@@ -277,7 +282,5 @@ class FencedStore(BaseStore):
         except RuntimeError:
             running = None
         if running is self._store.loop:
-            raise asyncio.InvalidStateError(
-                "The store is used synchronously on the event loop: await its a… methods."
-            )
+            raise asyncio.InvalidStateError("The store is used synchronously on the event loop: await its a… methods.")
         return asyncio.run_coroutine_threadsafe(self.abatch(ops), self._store.loop).result()

@@ -1,0 +1,108 @@
+"""A conversation that fits the model: what is sent is trimmed, what is stored is not.
+
+Whole turns go first, the oldest first, so that what is sent begins with a user's message and no tool call is parted
+from its results. The system prompt, the last user message and the latest step always stay. Tokens are counted
+approximately.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages.utils import count_tokens_approximately
+
+#: Of a model's own limit; the rest is for its answer and for what counting approximately gets wrong.
+USABLE = 0.8
+#: What an image costs with most providers, more or less; LangChain's 85 is the smallest there is.
+IMAGE_TOKENS = 1000
+#: A tool result that has to be cut keeps at least this many characters.
+MIN_RESULT = 500
+
+
+def context_budget(model: BaseChatModel, configured: int | None) -> int | None:
+    """Tokens that may be sent: what is configured, else most of what the model is known to take, else no bound."""
+    if configured is not None:
+        return configured or None
+    limit = (model.profile or {}).get("max_input_tokens")
+    return int(limit * USABLE) if limit else None
+
+
+class FitContext(AgentMiddleware[Any, Any]):
+    """Keeps each request to the model under ``budget`` tokens."""
+
+    def __init__(self, budget: int) -> None:
+        super().__init__()
+        self._budget = budget
+
+    async def awrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
+    ) -> ModelResponse[Any]:
+        """Trim the request's messages; tools and the system prompt take their part of the budget first."""
+        fixed = [request.system_message] if request.system_message else []
+        taken = count_tokens_approximately(fixed, tools=request.tools)
+        return await handler(request.override(messages=fit(request.messages, self._budget - taken)))
+
+
+def fit(messages: Sequence[AnyMessage], budget: int) -> list[AnyMessage]:
+    """The latest messages that fit into ``budget`` tokens, in whole turns; of the last turn at least what must stay."""
+    start = _turn_start(messages, len(messages))
+    last = list(messages[start:])
+    left = budget - sum(map(_tokens, last))
+    if left < 0:
+        return _fit_turn(last, budget)
+    while start > 0:
+        before = _turn_start(messages, start)
+        # Backwards, and not beyond what fits: a thread may be far longer than what is sent.
+        left -= sum(map(_tokens, messages[before:start]))
+        if left < 0:
+            break
+        start = before
+    return list(messages[start:])
+
+
+def _turn_start(messages: Sequence[BaseMessage], end: int) -> int:
+    """Where the turn begins that ends before ``end``."""
+    return next((at for at in range(end - 1, -1, -1) if isinstance(messages[at], HumanMessage)), 0)
+
+
+def _fit_turn(turn: list[AnyMessage], budget: int) -> list[AnyMessage]:
+    """The user's message and the latest steps that fit; a step is an answer with the results of its tool calls."""
+    steps = [at for at, message in enumerate(turn) if isinstance(message, AIMessage)]
+    opening = turn[: steps[0]] if steps else turn
+    left = budget - sum(map(_tokens, opening))
+    start = len(turn)
+    for begin in reversed(steps):
+        left -= sum(map(_tokens, turn[begin:start]))
+        if left < 0 and start < len(turn):
+            break
+        start = begin
+        if left < 0:
+            return [*opening, *_cut_results(turn[start:], -left)]
+    return [*opening, *turn[start:]]
+
+
+def _cut_results(step: list[AnyMessage], excess: int) -> list[AnyMessage]:
+    """Take ``excess`` tokens out of the step's tool results, the same part of each."""
+    total = sum(_tokens(message) for message in step if isinstance(message, ToolMessage))
+    part = max(0.0, 1 - excess / total) if total else 1.0
+    return [_cut(message, part) if isinstance(message, ToolMessage) else message for message in step]
+
+
+def _cut(message: ToolMessage, part: float) -> ToolMessage:
+    text = str(message.text)
+    keep = max(MIN_RESULT, int(len(text) * part * 0.95))
+    if len(text) <= keep:
+        return message
+    note = f"\n[cut here: {len(text) - keep} more characters do not fit into the context]"
+    return message.model_copy(update={"content": text[:keep] + note})
+
+
+def _tokens(message: AnyMessage) -> int:
+    """An estimate: four characters a token, as LangChain has it; for other scripts than Latin's four bytes."""
+    text = str(message.text)
+    wider = 0 if text.isascii() else (len(text.encode("utf-8", "surrogatepass")) - len(text)) // 4
+    return count_tokens_approximately([message], tokens_per_image=IMAGE_TOKENS) + wider
