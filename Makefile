@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check fix wheel clean
+.PHONY: help install weights serve test check fix wheel clean
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -16,10 +16,13 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[speed,dev]'
 	@touch $@
 
-serve: install ## Serve on http://127.0.0.1:8000 (ARGS="--port 9000")
+weights: install ## Fetch the local model (98 MB); without it the server talks with a simulated one
+	-$(BIN)/threadwire models fetch smollm2-135m
+
+serve: weights ## Serve on http://127.0.0.1:8000 (ARGS="--port 9000")
 	$(BIN)/threadwire serve $(ARGS)
 
-test: install ## All tests (ARGS="-k name")
+test: weights ## All tests (ARGS="-k name")
 	$(BIN)/python -m pytest -m "not torture" $(ARGS)
 
 check: install ## Lint, format and types

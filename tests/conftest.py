@@ -18,8 +18,12 @@ from aiohttp.test_utils import TestServer
 from aiohttp.web_runner import BaseRunner
 from harness import Provider, Served, start_provider
 
+from threadwire import logs
 from threadwire.app import make_app
 from threadwire.settings import Settings
+
+# As ``threadwire serve`` does; unconfigured, structlog draws a failing run's locals, which takes seconds.
+logs.configure(json=True)
 
 Serve = Callable[..., Awaitable[Served]]
 

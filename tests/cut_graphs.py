@@ -10,14 +10,16 @@ import operator
 import threading
 from typing import Annotated, Any
 
-from graphs import add, chat_openai, fail
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langchain_core.tools import InjectedToolCallId, tool
 from langgraph.config import get_store
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel
+from typing_extensions import TypedDict
+
+from graphs import add, chat_openai, fail
 
 
 class Gates:
@@ -43,8 +45,8 @@ class Gates:
         self._threads.setdefault(name, threading.Event()).set()
 
     def open_all(self) -> None:
-        for gate in (*self._async.values(), *self._threads.values()):
-            gate.set()
+        for name in (*self._async, *self._threads):
+            self.open(name)
 
     def reset(self) -> None:
         self.__init__()  # type: ignore[misc]
@@ -105,7 +107,7 @@ def agent(_config: Any) -> Any:
     async def call(state: MessagesState) -> dict[str, Any]:
         return {"messages": [await model.ainvoke(state["messages"])]}
 
-    builder = StateGraph(MessagesState)
+    builder: Any = StateGraph(MessagesState)
     builder.add_node("model", call)
     builder.add_node("tools", ToolNode(tools, handle_tool_errors="The tool could not do that."))
     builder.add_edge(START, "model").add_conditional_edges("model", tools_condition).add_edge("tools", "model")
@@ -119,7 +121,7 @@ def fragile_agent(_config: Any) -> Any:
     async def call(state: MessagesState) -> dict[str, Any]:
         return {"messages": [await model.ainvoke(state["messages"])]}
 
-    builder = StateGraph(MessagesState)
+    builder: Any = StateGraph(MessagesState)
     builder.add_node("model", call)
     builder.add_node("tools", ToolNode([fail], handle_tool_errors=False))
     builder.add_edge(START, "model").add_conditional_edges("model", tools_condition).add_edge("tools", "model")
@@ -153,7 +155,9 @@ def subgraph(_config: Any) -> Any:
     async def first(_state: MessagesState) -> dict[str, Any]:
         return {"messages": [AIMessage("inner first", id="inner-first")]}
 
-    inside = StateGraph(MessagesState).add_node("first", first).add_node("inner", inner)
+    inside: Any = StateGraph(MessagesState)
+    inside.add_node("first", first)
+    inside.add_node("inner", inner)
     inside.add_edge(START, "first").add_edge("first", "inner")
     return _one("outer", inside.compile())
 
@@ -171,7 +175,10 @@ def fan_out(_config: Any) -> Any:
     async def c(_state: MessagesState) -> dict[str, Any]:
         return {"messages": [AIMessage("joined")]}
 
-    builder = StateGraph(MessagesState).add_node("a", a).add_node("b", b).add_node("c", c)
+    builder: Any = StateGraph(MessagesState)
+    builder.add_node("a", a)
+    builder.add_node("b", b)
+    builder.add_node("c", c)
     builder.add_edge(START, "a").add_edge(START, "b").add_edge(["a", "b"], "c")
     return builder.compile()
 
@@ -196,7 +203,10 @@ async def _c(state: MessagesState) -> dict[str, Any]:
 
 
 def _uneven() -> Any:
-    builder = StateGraph(MessagesState).add_node("a", _a).add_node("b", _b).add_node("c", _c)
+    builder: Any = StateGraph(MessagesState)
+    builder.add_node("a", _a)
+    builder.add_node("b", _b)
+    builder.add_node("c", _c)
     builder.add_node("later_a", _pass).add_node("later_b", _pass)
     builder.add_conditional_edges(
         START,
@@ -228,9 +238,24 @@ def routed(_config: Any) -> Any:
             raise ValueError("not a whole answer")
         return END
 
-    builder = StateGraph(MessagesState).add_node("model", call)
+    builder: Any = StateGraph(MessagesState)
+    builder.add_node("model", call)
     builder.add_conditional_edges(START, at_start, ["model"]).add_conditional_edges("model", after, [END])
     return builder.compile()
+
+
+class _Replaced(TypedDict):
+    messages: list[AnyMessage]
+
+
+def replaced(_config: Any) -> Any:
+    """A state whose messages are replaced by each write."""
+    model = chat_openai()
+
+    async def call(state: _Replaced) -> dict[str, Any]:
+        return {"messages": [*state["messages"], await model.ainvoke(state["messages"])]}
+
+    return StateGraph(_Replaced).add_node("model", call).add_edge(START, "model").compile()
 
 
 class _Steps(MessagesState):
@@ -378,6 +403,16 @@ def at_once(_config: Any) -> Any:
     return _one("model", call)
 
 
+def sync_model(_config: Any) -> Any:
+    """A model called in a thread, by a node that is not async."""
+    model = chat_openai()
+
+    def call(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [model.invoke(state["messages"])]}
+
+    return _one("model", call)
+
+
 def two_models(_config: Any) -> Any:
     """Two models at once, in nodes ``left`` and ``right``."""
     model = chat_openai()
@@ -388,7 +423,9 @@ def two_models(_config: Any) -> Any:
     async def right(state: MessagesState) -> dict[str, Any]:
         return {"messages": [await model.ainvoke([HumanMessage(f"right\n{_text(state)}")])]}
 
-    builder = StateGraph(MessagesState).add_node("left", left).add_node("right", right)
+    builder: Any = StateGraph(MessagesState)
+    builder.add_node("left", left)
+    builder.add_node("right", right)
     return builder.add_edge(START, "left").add_edge(START, "right").compile()
 
 
@@ -403,7 +440,9 @@ def drafts(_config: Any) -> Any:
         await gates.wait("answer")
         return {"messages": [AIMessage("answer")]}
 
-    builder = StateGraph(MessagesState).add_node("draft", draft).add_node("answer", answer)
+    builder: Any = StateGraph(MessagesState)
+    builder.add_node("draft", draft)
+    builder.add_node("answer", answer)
     return builder.add_edge(START, "draft").add_edge("draft", "answer").compile()
 
 

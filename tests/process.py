@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,14 @@ class ServerProcess:
     def stderr(self) -> str:
         return self._err.read_text()
 
-    async def launch(self, *arguments: str, **environ: str) -> None:
-        """Start it; it may fail to come up."""
+    async def launch(self, *arguments: str, flags: Sequence[str] = (), **environ: str) -> None:
+        """Start it, with ``flags`` for Python itself; it may fail to come up."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("THREADWIRE_")}
         environment |= DEFAULTS | {f"THREADWIRE_{key.upper()}": value for key, value in environ.items()}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                *flags,
                 "-m",
                 "threadwire",
                 "serve",
@@ -63,9 +65,9 @@ class ServerProcess:
                 stderr=err,
             )
 
-    async def start(self, *arguments: str, **environ: str) -> None:
+    async def start(self, *arguments: str, flags: Sequence[str] = (), **environ: str) -> None:
         """Start it on a free port and wait until it says where it serves."""
-        await self.launch(*arguments, "--port", "0", **environ)
+        await self.launch(*arguments, "--port", "0", flags=flags, **environ)
 
         def where() -> str | None:
             assert self.process is not None

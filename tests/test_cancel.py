@@ -9,18 +9,25 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import structlog
+
 from conftest import Serve
 from cut_graphs import gates
 from harness import Provider, Served, Socket, eventually
+from threadwire import logs
 
 Told = list[dict[str, Any]]
 
 
 @pytest.fixture(autouse=True)
-async def _gates() -> AsyncIterator[None]:
+async def fresh_gates() -> AsyncIterator[None]:
+    """Closed at a test's start, open at its end."""
+    # Left to itself, structlog takes seconds, on the loop, to draw a traceback with all its locals.
+    logs.configure(json=True)
     gates.reset()
     yield
     gates.open_all()
+    structlog.reset_defaults()
 
 
 async def reached(name: str, times: int = 1) -> None:
@@ -39,7 +46,7 @@ async def cancel(socket: Socket, run_id: str) -> dict[str, Any]:
     return await socket.until("run_finished", run_id=run_id)
 
 
-def ended(finished: dict[str, Any]) -> tuple[str, str]:
+def ended(finished: dict[str, Any]) -> tuple[str, str | None]:
     return finished["status"], finished["reason"]
 
 
@@ -125,7 +132,7 @@ async def test_many_times_at_any_moment(serve: Serve, provider: Provider) -> Non
                 await socket.until("token")
             finished = await cancel(socket, run_id)
             assert ended(finished) == ("cancelled", "client")
-            [last] = [m for m in (await socket.ask("history", limit=1))["messages"]]
+            [last] = (await socket.ask("history", limit=1))["messages"]
             assert last["content"] == socket.text(run_id) or last["role"] == "user"
             if socket.text(run_id):
                 assert (last["role"], last["content"]) == ("assistant", socket.text(run_id))
@@ -142,6 +149,28 @@ async def test_many_times_at_any_moment(serve: Serve, provider: Provider) -> Non
         await cancel(socket, run_id)
         assert (await provider.stats())["open"] == 0
     await eventually(lambda: asyncio.all_tasks() <= before, "no task is left", 1)
+
+
+@pytest.mark.parametrize(
+    ("graph", "content"),
+    [
+        ("cut_graphs:agent", '/tool hang {}\n/tool think {"text": "/tokens 5000"}\n/tool add {"a": 1, "b": 2}'),
+        ("cut_graphs:two_models", "/tokens 5000"),
+        ("cut_graphs:subgraph", "/tokens 5000\n/tokens-per-second 2000"),
+    ],
+)
+async def test_nothing_is_left(serve: Serve, provider: Provider, graph: str, content: str) -> None:
+    """No task and no request, whatever the shape of the graph."""
+    served = await serve(graph)
+    socket = await served.attach("t")
+    before = asyncio.all_tasks()
+    for _ in range(4):
+        run_id = await start(socket, content)
+        await socket.until("token", run_id=run_id)
+        assert ended(await cancel(socket, run_id)) == ("cancelled", "client")
+        assert (await provider.stats())["open"] == 0
+        await eventually(lambda: asyncio.all_tasks() <= before, "no task is left", 1)
+    assert_paired(socket.frames)
 
 
 async def test_during_an_async_tool(serve: Serve, provider: Provider) -> None:
@@ -176,6 +205,19 @@ async def test_during_a_blocking_tool(serve: Serve, provider: Provider) -> None:
     assert (await served.history("t"))[: len(before)] == before
 
 
+async def test_a_model_in_a_thread(serve: Serve, provider: Provider) -> None:
+    """A node that is not async is stopped at its model's next token, before run_finished."""
+    served = await serve("cut_graphs:sync_model")
+    socket = await served.attach("t")
+    for _ in range(3):
+        run_id = await start(socket, "/tokens 5000")
+        await socket.until("token", run_id=run_id)
+        finished = await cancel(socket, run_id)
+        assert (await provider.stats())["open"] == 0
+        assert ended(finished) == ("cancelled", "client")
+        assert (await served.history("t"))[-1]["content"] == socket.text(run_id)
+
+
 async def test_parallel_tools_with_one_finished(serve: Serve, provider: Provider) -> None:
     """The finished tool's result is kept, the other's is an error."""
     served = await serve("cut_graphs:agent")
@@ -192,7 +234,7 @@ async def test_parallel_tools_with_one_finished(serve: Serve, provider: Provider
     assert results["hang"]["status"] == "failed"
     told = await seen_by_provider(served, provider, "t")
     assert_whole(told)
-    assert [m["content"] for m in told if m["role"] == "tool"][0] == "3"
+    assert next(m["content"] for m in told if m["role"] == "tool") == "3"
 
 
 async def test_inside_a_subgraph(serve: Serve, provider: Provider) -> None:
@@ -320,7 +362,7 @@ async def test_in_the_same_breath(serve: Serve, provider: Provider) -> None:
 # --- by other ways --------------------------------------------------------------------------------
 
 
-async def finished_on(served: Served, thread_id: str) -> tuple[str, str]:
+async def finished_on(served: Served, thread_id: str) -> tuple[str, str | None]:
     """How a run ended whose client has gone, as a watcher that came later reads in the thread's log."""
     socket = await served.connect(thread_id, after=0, epoch="any")
     return ended(await socket.until("run_finished"))
@@ -340,7 +382,7 @@ async def test_by_close(serve: Serve, provider: Provider) -> None:
 
 async def _closed(provider: Provider) -> bool:
     stats = await provider.stats()
-    return stats["open"] == 0 and stats["aborted"] > 0
+    return bool(stats["open"] == 0 and stats["aborted"])
 
 
 async def test_by_a_vanished_socket(serve: Serve, provider: Provider) -> None:

@@ -264,7 +264,7 @@ def test_mistake_in_the_file(tmp_path: Path, text: str, message: str) -> None:
     ("text", "expected"),
     [
         ("graph: nothing", "expected package.module:attribute or path/to/file.py:attribute or null"),
-        ("model: {name: gpt-5}", "expected openai:NAME, simulated, or auto"),
+        ("model: {name: gpt-5}", "expected openai:NAME, local:NAME"),
         (
             "model: {base_url: localhost}",
             "expected http:// or https:// URL of an OpenAI-compatible endpoint or null",

@@ -14,6 +14,7 @@ from aiohttp import WSMsgType
 from conftest import Serve
 from harness import Provider, Served, Socket, eventually
 
+from threadwire.app import CONNECTIONS
 from threadwire.http import HUB
 
 #: Longer than any test; it must be stopped.
@@ -151,6 +152,7 @@ async def test_the_last_to_leave_decides_how_soon(serve: Serve) -> None:
     socket, _ = await speaking(served)
     other = await served.attach("t1")
     await socket.vanish()
+    await eventually(lambda: len(served.server.app[CONNECTIONS]) == 1, "the loss is seen")
     await other.ws.close(code=1000)
     await idle(served)
     assert await roles(served) == [("user", None), ("assistant", "cancelled")]

@@ -7,17 +7,18 @@ import uuid
 from typing import Any
 
 import pytest
-from conftest import Serve
-from cut_graphs import gates
-from harness import Provider
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
-from test_cancel import assert_paired
 
+from conftest import Serve
+from harness import Provider
+from test_cancel import assert_paired, fresh_gates
 from threadwire.events import ROOT, Filter, Marks, Origin, Translator, WantedTypes
 from threadwire.history import Said, missing, open_tool_calls, page, to_wire
 from threadwire.run import _Marker
 from threadwire.settings import Settings
+
+__all__ = ["fresh_gates"]  # an autouse fixture
 
 Frames = list[dict[str, Any]]
 
@@ -228,7 +229,7 @@ async def test_a_policy_without_tools(provider: Provider) -> None:
     assert text(frames)
 
 
-async def test_a_tool_in_a_subgraph_of_a_cut_turn(serve: Serve) -> None:
+async def test_a_tool_of_a_node_that_is_cut(serve: Serve) -> None:
     """A tool that a node called itself and that was cut off gets an error result."""
     served = await serve("cut_graphs:direct_hang")
     socket = await served.attach("t")
@@ -237,7 +238,6 @@ async def test_a_tool_in_a_subgraph_of_a_cut_turn(serve: Serve) -> None:
     await socket.command("cancel", run_id=ack["run_id"])
     await socket.until("run_finished")
     assert_paired(socket.frames)
-    gates.reset()
 
 
 # --- filters --------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ def test_pages() -> None:
         found = page(messages, found[1], 3)
         assert found is not None
         seen.insert(0, found[0])
-    assert sum(seen, []) == messages
+    assert [message for messages_ in seen for message in messages_] == messages
     assert page(messages, "none", 3) is None
 
 
@@ -309,10 +309,14 @@ async def test_a_stopped_run_says_no_more(provider: Provider) -> None:
         version="v2",
     )
     said: list[str] = []
-    # LangChain trips over a cancellation it did not expect.
-    with pytest.raises((asyncio.CancelledError, AttributeError)):
+
+    async def listen() -> None:
         async for event in stream:
             if event["event"] == "on_chat_model_stream":
                 said.append(event["data"]["chunk"].text)
                 stopped.set()
+
+    # LangChain trips over a cancellation it did not expect.
+    with pytest.raises((asyncio.CancelledError, AttributeError)):
+        await listen()
     assert len(said) < 20

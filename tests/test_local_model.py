@@ -24,6 +24,7 @@ from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from harness import eventually
+from process import ServerProcess
 from threadwire.errors import ConfigError, ModelError, StartupError
 from threadwire.failures import explain
 from threadwire.models import Model, commands, open_model
@@ -273,13 +274,33 @@ class TestProcess:
         await server_of(model).client.aclose()
 
 
+class TestServed:
+    async def test_a_real_answer_with_no_key(self, gguf: Path, tmp_path: Path, session: aiohttp.ClientSession) -> None:
+        """`threadwire serve` answers on the socket with a real, streamed answer; stopped, it takes the model along."""
+        server = ServerProcess(tmp_path)
+        try:
+            await server.start(model__name="local:smollm2-135m")
+            socket = await server.served(session).connect()
+            assert (await socket.next())["model"]["name"] == "local:smollm2-135m"
+            await socket.turn("What is the capital of France?")
+            assert socket.frames[-1]["status"] == "completed"
+            assert socket.text().strip()
+            assert socket.of("usage")[0]["output_tokens"] > 0
+            child = int(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text())  # noqa: ASYNC240
+            server.signal(signal.SIGTERM)
+            assert await server.ended() == 0
+            assert is_gone(child)
+        finally:
+            await server.kill()
+
+
 class TestOpening:
     @pytest.mark.parametrize(
         ("name", "said"),
         [
             ("local:smollm2-135m", "run: threadwire models fetch smollm2-135m"),
             ("local:smollm2-125m", "did you mean smollm2-135m?"),
-            ("local:llama", "Known are: smollm2-135m"),
+            ("local:llama", "there is no local model 'llama'; known are: smollm2-135m"),
             ("local:/no/such/file.gguf", "cannot be read: No such file"),
             ("local:.gguf", "cannot be read: No such file"),
             (f"local:{__file__}", "not a GGUF file"),

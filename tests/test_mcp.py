@@ -20,6 +20,7 @@ from langchain_core.language_models import FakeListChatModel
 from conftest import Serve
 from harness import DEADLINE, Provider, Served, Socket, eventually
 from threadwire.agent import open_agent
+from threadwire.config import load
 from threadwire.errors import ConfigError
 from threadwire.settings import Agent
 
@@ -144,9 +145,7 @@ async def test_a_server_that_dies_comes_back(serve: Serve, journal: Journal) -> 
     assert not is_alive(journal.processes[0])
 
 
-async def test_a_server_that_cannot_be_started_is_started_later(
-    serve: Serve, journal: Journal, tmp_path: Path
-) -> None:
+async def test_a_server_that_cannot_be_started_is_started_later(serve: Serve, journal: Journal, tmp_path: Path) -> None:
     """The agent is served without it, with one warning; its tools appear once it can be started."""
     script = tmp_path / "later"
     with structlog.testing.capture_logs() as logged:
@@ -303,22 +302,21 @@ async def test_a_model_without_tools_starts_no_server(journal: Journal) -> None:
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ({}, "agent.mcp_servers.x: expected either command or url"),
-        ({"command": "a", "url": "http://b"}, "agent.mcp_servers.x: expected either command or url"),
-        ({"command": "a", "arg": ["secret"]}, "agent.mcp_servers.x.arg: unknown key; the nearest known one is args"),
-        ({"command": "a", "args": "secret"}, "agent.mcp_servers.x.args: input should be a valid list"),
-        ({"command": ""}, "agent.mcp_servers.x.command: string should have at least 1 character"),
-        ({"url": "ftp://secret"}, "agent.mcp_servers.x.url: string should match pattern '^https?://.'"),
-        ({"url": "http://b", "transport": "websocket"}, "agent.mcp_servers.x.transport: input should be 'http', "),
-        ({"command": "a", "timeout_seconds": 0}, "agent.mcp_servers.x.timeout_seconds: input should be greater than 0"),
+        ({}, "x: expected either command or url"),
+        ({"command": "a", "url": "http://b"}, "x: expected either command or url"),
+        ({"command": "a", "arg": ["secret"]}, "x.arg: unknown key; the nearest known one is args"),
+        ({"command": "a", "args": "secret"}, "x.args: input should be a valid list"),
+        ({"command": ""}, "x.command: string should have at least 1 character"),
+        ({"url": "ftp://secret"}, "x.url: string should match pattern '^https?://.'"),
+        ({"url": "http://b", "transport": "websocket"}, "x.transport: input should be 'http', "),
+        ({"command": "a", "timeout_seconds": 0}, "x.timeout_seconds: input should be greater than 0"),
     ],
 )
-async def test_mistakes_in_the_config(table: dict[str, Any], told: str) -> None:
-    """A table that is not as it should be stops the start with a line that names the key and shows no value."""
-    settings = Agent(mcp_servers={"x": table})
+def test_mistakes_in_the_config(table: dict[str, Any], told: str, tmp_path: Path) -> None:
+    """A table that is not as it should be is a mistake in the config, told with its key and without any value."""
     with pytest.raises(ConfigError) as raised:
-        await open_agent(FakeListChatModel(responses=[]), settings, calls_tools=True).__aenter__()
-    assert str(raised.value).startswith(told)
+        load(None, {"agent": {"mcp_servers": {"x": table}}}, {}, tmp_path)
+    assert str(raised.value).startswith(f"agent.mcp_servers: {told}")
     assert "secret" not in str(raised.value)
 
 

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import uuid
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+
 from conftest import Serve
 from cut_graphs import gates
 from harness import Provider
-from test_cancel import assert_paired, assert_whole, cancel, ended, reached, seen_by_provider, start
+from test_cancel import assert_paired, assert_whole, cancel, ended, fresh_gates, reached, seen_by_provider, start
 
-
-@pytest.fixture(autouse=True)
-async def _gates() -> AsyncIterator[None]:
-    gates.reset()
-    yield
-    gates.open_all()
+__all__ = ["fresh_gates"]  # an autouse fixture
 
 
 # --- shapes of graphs -----------------------------------------------------------------------------
@@ -123,6 +119,46 @@ async def test_structured_output_as_text_is_never_kept(serve: Serve, monkeypatch
         async with asyncio.timeout(5):
             await closed.wait()
         assert [m["content"] for m in await served.history("t")] == ["hi"]
+
+
+@pytest.mark.parametrize("durability", ["async", "exit"])
+async def test_under_any_durability(serve: Serve, provider: Provider, durability: str) -> None:
+    """However late the graph's work is stored: what was said is kept and the next turn works."""
+    served = await serve("cut_graphs:fan_out", storage={"durability": durability})
+    socket = await served.attach("t")
+    await socket.turn("/tokens 2")
+    run_id = await start(socket, "/tokens 5000")
+    await socket.until("token", run_id=run_id)
+    await cancel(socket, run_id)
+    history = await served.history("t")
+    assert [m["role"] for m in history[:4]] == ["user", "assistant", "assistant", "assistant"]
+    contents = [m["content"] for m in history[4:]]
+    assert contents[0] == "/tokens 5000"
+    assert sorted(contents[1:]) == sorted(["a is done", socket.text(run_id)])
+    told = await seen_by_provider(served, provider, "t")
+    assert [m["role"] for m in told][-1] == "user"
+
+
+async def test_a_finished_branch_is_told(serve: Serve, provider: Provider) -> None:
+    """What a finished branch adds to a cut-off turn comes as a message frame, before run_finished."""
+    served = await serve("cut_graphs:fan_out")
+    socket = await served.attach("t")
+    run_id = await start(socket, "/tokens 5000")
+    await socket.until("token")
+    await cancel(socket, run_id)
+    told = [f["message"]["content"] for f in socket.of("message")]
+    assert told == ["/tokens 5000", "a is done"]
+
+
+async def test_a_conversation_that_is_replaced(serve: Serve, provider: Provider) -> None:
+    """A state whose messages have no reducer keeps the turn's message beside the cut-off answer."""
+    served = await serve("cut_graphs:replaced")
+    socket = await served.attach("t")
+    run_id = await start(socket, "/tokens 5000")
+    await socket.until("token")
+    await cancel(socket, run_id)
+    assert [m["content"] for m in await served.history("t")] == ["/tokens 5000", socket.text()]
+    assert (await socket.turn("/tokens 2"))[-1]["status"] == "completed"
 
 
 # --- failures -------------------------------------------------------------------------------------
@@ -244,6 +280,21 @@ async def test_a_dropped_question_is_closed(serve: Serve, provider: Provider) ->
     assert [m["role"] for m in told] == ["user", "assistant", "tool", "user"]
     ready = await (await served.connect("t")).next()
     assert (ready["run"], ready["interrupts"]) == (None, [])
+
+
+async def test_an_answer_that_is_cancelled_at_once(serve: Serve, provider: Provider) -> None:
+    """A response whose run is cancelled before its first step drops the question."""
+    served = await serve("cut_graphs:agent")
+    socket = await served.attach("t")
+    await socket.turn('/tool ask {"question": "sure?"}')
+    [question] = socket.of("interrupt")[0]["interrupts"]
+    run_id = str(uuid.uuid4())
+    await socket.command("respond", responses={question["id"]: "yes"}, run_id=run_id)
+    assert ended(await cancel(socket, run_id)) == ("cancelled", "client")
+    told = await seen_by_provider(served, provider, "t")
+    assert_whole(told)
+    assert [m["role"] for m in told][:3] == ["user", "assistant", "tool"]
+    assert_paired(socket.frames)
 
 
 async def test_a_cut_answer_to_a_question(serve: Serve, provider: Provider) -> None:

@@ -188,7 +188,7 @@ async def test_delete_leaves_nothing(storage: SqliteStorage, path: str) -> None:
     def naming() -> list[str]:
         return [table for table in tables if "needle" in str(rows(path, f"SELECT * FROM {table}"))]
 
-    assert sorted(naming()) == ["checkpoints", "runs", "threads", "writes"]
+    assert sorted(naming()) == ["checkpoints", "runs", "texts", "threads", "writes"]
     assert await storage.delete_thread("needle")
     assert naming() == []
 
@@ -454,7 +454,7 @@ async def test_close(path: str) -> None:
             await storage.get_thread("t1")
     rows(path, "PRAGMA user_version = 99")
     await refusal(path)
-    rows(path, "PRAGMA user_version = 1")
+    rows(path, f"PRAGMA user_version = {len(MIGRATIONS)}")
     async with SqliteStorage.open(path):
         pass
     assert asyncio.all_tasks() == tasks

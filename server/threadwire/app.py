@@ -27,10 +27,10 @@ from threadwire.auth import check_host, check_origin
 from threadwire.connection import Connection, ConnectionSettings
 from threadwire.errors import StartupError
 from threadwire.events import Filter
-from threadwire.graph import Graph, open_graph
+from threadwire.graph import Graph, open_agent_graph, open_graph
 from threadwire.hub import Hub
 from threadwire.logs import get_logger
-from threadwire.models import Model, open_model
+from threadwire.models import open_model
 from threadwire.protocol import SUBPROTOCOL, CloseCode
 from threadwire.run import RunLimits
 from threadwire.settings import Settings
@@ -45,8 +45,19 @@ logger = get_logger(__name__)
 _NO_LIMIT = 1_000_000
 _CLOSE_SECONDS = 5.0
 
-MODEL = web.AppKey("model", Model)
-CONNECTIONS = web.AppKey[set[Connection]]("connections")
+
+class Connections(set[Connection]):
+    """The open ones."""
+
+    async def empty(self) -> None:
+        """Wait until there is none."""
+        while self:  # noqa: ASYNC110 -- each leaves by itself; nobody else is to be woken for it
+            await asyncio.sleep(0.02)
+
+
+#: ``ready.model``: ``{"name", "why"}``.
+MODEL = web.AppKey("model", dict[str, str])
+CONNECTIONS = web.AppKey("connections", Connections)
 
 
 def make_app(settings: Settings) -> web.Application:
@@ -55,7 +66,7 @@ def make_app(settings: Settings) -> web.Application:
         middlewares=[http.errors, _guard(settings)],
         client_max_size=settings.server.max_message_bytes or 2**62,
     )
-    app[CONNECTIONS] = set()
+    app[CONNECTIONS] = Connections()
     app.cleanup_ctx.append(lambda running: _parts(running, settings))
     app.router.add_get("/ws", _connector(settings))
     http.Routes(settings.runs.on_disconnect).add_to(app.router)
@@ -69,16 +80,15 @@ async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None
         pool = ThreadPoolExecutor(settings.runs.max_threads, thread_name_prefix="graph")
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         asyncio.get_running_loop().set_default_executor(pool)
-        app[MODEL] = model = open_model(settings.model)
         app[http.STORAGE] = storage = await stack.enter_async_context(open_storage(settings.storage.url))
-        graph = await stack.enter_async_context(
-            open_graph(
-                settings.graph,
-                saver=storage.saver(),
-                model=model.chat_model,
-                system_prompt=settings.agent.system_prompt,
-            )
-        )
+        if settings.graph is None:
+            model = await stack.enter_async_context(open_model(settings.model))
+            app[MODEL] = model.description()
+            opening = open_agent_graph(model.chat_model, settings.agent, calls_tools=model.calls_tools, saver=storage.saver())
+        else:
+            app[MODEL] = {"name": "graph", "why": f"{settings.graph} brings its own"}
+            opening = open_graph(settings.graph, saver=storage.saver())
+        graph = await stack.enter_async_context(opening)
         app[http.HUB] = hub = Hub(_thread_parts(settings, storage, graph), settings.log.keep_seconds)
         await hub.open()
         stack.push_async_callback(hub.close)
@@ -132,7 +142,7 @@ def _connector(settings: Settings) -> Handler:
     return connect
 
 
-def _connection_settings(settings: Settings, model: Model) -> ConnectionSettings:
+def _connection_settings(settings: Settings, model: dict[str, str]) -> ConnectionSettings:
     server = settings.server
     return ConnectionSettings(
         heartbeat_seconds=server.heartbeat_seconds,
@@ -141,7 +151,7 @@ def _connection_settings(settings: Settings, model: Model) -> ConnectionSettings
         ready={
             "protocol": SUBPROTOCOL,
             "server": f"threadwire/{threadwire.__version__}",
-            "model": model.description(),
+            "model": model,
             "heartbeat_seconds": server.heartbeat_seconds,
             "limits": {
                 "max_message_bytes": server.max_message_bytes,
@@ -168,11 +178,14 @@ def _guard(settings: Settings) -> Middleware:
 
 async def _close_connections(app: web.Application) -> None:
     """Let every client read what it has not read, then close with 1012."""
-    for connection in list(app[CONNECTIONS]):
+    connections = app[CONNECTIONS]
+    for connection in tuple(connections):
         connection.end(CloseCode.RESTART, "the server stops")
-    deadline = asyncio.get_running_loop().time() + _CLOSE_SECONDS
-    while app[CONNECTIONS] and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.02)
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await connections.empty()
+    except TimeoutError:
+        logger.warning("connections left open", connections=len(connections))
 
 
 # --- the process ---------------------------------------------------------------------------------
@@ -222,8 +235,8 @@ def _announce(settings: Settings, app: web.Application, runner: web.AppRunner) -
         "serving",
         url=f"http://{shown}:{port}",
         graph=settings.graph or "built-in agent",
-        model=model.name,
-        why=model.why,
+        model=model["name"],
+        why=model["why"],
         storage=settings.storage.url,
     )
 
@@ -242,7 +255,8 @@ async def _wait_and_drain(app: web.Application, drain_seconds: float) -> None:
     hub = app[http.HUB]
     hub.drain()
     logger.info("draining", runs=hub.active, connections=len(app[CONNECTIONS]), seconds=drain_seconds)
-    for connection in list(app[CONNECTIONS]):
+    connections = app[CONNECTIONS]
+    for connection in tuple(connections):
         delay = round(random.uniform(0.5, 3.0), 2)  # noqa: S311 -- jitter, so that clients do not come back all at once
         connection.tell({"type": "goaway", "reason": "shutdown", "reconnect_after_seconds": delay})
     finishing = asyncio.create_task(hub.finish_runs(drain_seconds))

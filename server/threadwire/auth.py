@@ -52,9 +52,10 @@ def check_host(request: web.Request) -> None:
     raise Forbidden(f"This server is for its own machine: it is not reached as {host[:200] or 'nothing'}.")
 
 
-def _origin(url: str) -> URL | None:
+def _origin(text: str) -> tuple[str, str, int | None] | None:
     """Scheme, host and port; None where there are none, as in the ``null`` of a sandboxed page."""
     try:
-        return URL(url).origin()
+        url = URL(text)
+        return (url.scheme, url.host, url.port) if url.host else None
     except ValueError:
         return None

@@ -47,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(debug=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands)
+    _add_chat(commands)
+    _add_models(commands)
     _add_config(commands)
     _add_simulate(commands)
     return parser
@@ -90,6 +92,67 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
     if server:
         overrides["server"] = server
     return overrides
+
+
+# --- chat ----------------------------------------------------------------------------------------
+
+
+def _add_chat(commands: Any) -> None:
+    about = "talk to a server in the terminal, or have one message answered"
+    chat = commands.add_parser("chat", help=about, description=about.capitalize() + ".", allow_abbrev=False)
+    chat.add_argument(
+        "url",
+        metavar="URL",
+        nargs="?",
+        help="HOST:PORT, http://HOST:PORT or wss://HOST/ws (default: the server of this configuration, started where"
+        " none runs)",
+    )
+    chat.add_argument("--thread", metavar="ID", help="go on with this conversation (default: a new one)")
+    chat.add_argument("--message", metavar="TEXT", help="print the answer to this and exit, as with a message on stdin")
+    chat.add_argument("--token", help="the credential (default: THREADWIRE_TOKEN of the environment)")
+    _add_config_file(chat)
+    chat.set_defaults(run=_chat)
+
+
+def _chat(args: argparse.Namespace) -> int:
+    from threadwire import terminal
+
+    return terminal.chat(
+        terminal.Options(
+            url=args.url,
+            thread_id=args.thread,
+            message=args.message,
+            token=args.token or os.environ.get("THREADWIRE_TOKEN") or None,
+            config=args.config,
+        )
+    )
+
+
+# --- models --------------------------------------------------------------------------------------
+
+
+def _add_models(commands: Any) -> None:
+    about = "fetch and list the models that run on this machine"
+    models = commands.add_parser("models", help=about, description=about.capitalize() + ".", allow_abbrev=False)
+    actions = models.add_subparsers(metavar="ACTION", required=True)
+    for name, what in (
+        ("fetch", "fetch the weights of a model, and print where they are"),
+        ("list", "print the models that are known, and which are here"),
+        ("path", "print where the weights of a model are"),
+    ):
+        action = actions.add_parser(name, help=what, description=what.capitalize() + ".", allow_abbrev=False)
+        if name != "list":
+            action.add_argument(
+                "name", metavar="NAME", nargs="?", default="smollm2-135m", help="the model (default: %(default)s)"
+            )
+        action.set_defaults(run=_models, action=name)
+
+
+def _models(args: argparse.Namespace) -> int:
+    from threadwire.models import commands
+
+    actions = {"fetch": commands.fetch, "list": commands.show_list, "path": commands.path}
+    return actions[args.action](args)
 
 
 # --- config --------------------------------------------------------------------------------------

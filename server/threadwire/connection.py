@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import WSMessage, WSMsgType, web
+from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 
 from threadwire.answers import Answer, Answers
 from threadwire.errors import BadFrame, Gap, InternalError, ThreadwireError
@@ -175,6 +175,10 @@ class Connection:
                 # Read no further from a client that sends and does not read.
                 await self._answers.moved()
             message = await self._ws.receive()
+            if isinstance(message.data, WebSocketError):
+                # A broken frame; what came before it is answered first.
+                self.end(message.data.code, str(message.data))
+                await asyncio.wait({writing})
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 return message
             if self._end is not None or writing.done():

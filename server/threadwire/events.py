@@ -1,22 +1,23 @@
 """Which of a graph's events a reader sees, and as which frame.
 
 A ``Translator`` is fed the ``astream_events(version="v2")`` events of one run, in order, and gives the frames of the
-thread's log. It also keeps the run's transcript: what each model call has said so far and which tool calls are open, for
-``history`` in mid-run and for making a cut-off turn whole.
+thread's log. It also keeps the run's transcript: what each model call has said so far and which tool calls are open,
+for ``history`` in mid-run and for making a cut-off turn whole.
 
-The server's policy (a ``Filter`` over an event's type, name and tags) is applied here, once for all readers; a reader's own
-filter acts at its cursor, on the ``Origin`` a frame carries. Pure and table-driven: knows no asyncio, no clock (times
-come in as arguments), no log.
+The server's policy (a ``Filter`` over an event's type, name and tags) is applied here, once for all readers; a
+reader's own filter acts at its cursor, on the ``Origin`` a frame carries. Pure and table-driven: knows no asyncio, no
+clock (times come in as arguments), no log.
 
-What LangChain's events do not say themselves (tried on langchain-core 1.7, langgraph 1.2): a tool's ``tool_call_id`` at its
-start and whether a model call is structured output are in the callbacks only, so ``Marks`` collects them there.
+What LangChain's events do not say themselves (tried on langchain-core 1.7, langgraph 1.2): a tool's ``tool_call_id``
+at its start and whether a model call is structured output are in the callbacks only, so ``Marks`` collects them
+there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langgraph.errors import GraphBubbleUp
@@ -78,8 +79,8 @@ class Filter:
 class WantedTypes(list[str]):
     """The ``include_types`` given to ``astream_events``: every type but chains, prompts and parsers.
 
-    LangChain only ever asks ``type in include_types``, and takes a custom event's name for its type, so the types to let
-    through cannot be listed; the ones to keep out can. The root's own chain events come in by its name.
+    LangChain only ever asks ``type in include_types``, and takes a custom event's name for its type, so the types to
+    let through cannot be listed; the ones to keep out can. The root's own chain events come in by its name.
     """
 
     def __contains__(self, kind: object) -> bool:
@@ -130,6 +131,11 @@ class _OpenCall:
     hidden: bool = False
     started_at: float | None = None
 
+
+_USAGE_DETAILS: tuple[Literal["input_token_details", "output_token_details"], ...] = (
+    "input_token_details",
+    "output_token_details",
+)
 
 Told: TypeAlias = tuple[dict[str, Any], Origin | None]
 
@@ -183,8 +189,8 @@ class Translator:
     def said(self, unfinished_tasks: set[str] | None = None) -> list[Said]:
         """What model calls said that the graph may not have stored, in the order they began.
 
-        ``unfinished_tasks``: ids of the root graph's tasks whose work is not stored; None: not asked yet, give all since
-        the last step.
+        ``unfinished_tasks``: ids of the root graph's tasks whose work is not stored; None: not asked yet, give all
+        since the last step.
         """
         return [
             Said(call.message_id, "".join(call.parts), call.tool_calls, call.ended)
@@ -215,6 +221,9 @@ class Translator:
         for call in self._calls.values():
             if call.visible:
                 self._told_text[call.message_id] = "".join(call.parts)
+        if self.state is None:
+            # Stopped before its first step.
+            self._reopen([m for index, m in enumerate(messages) if message_id(m, index) in self.known])
         yield from self._step(messages, now)
         yield from self.close_tools(now)
 
@@ -278,7 +287,7 @@ class Translator:
             "content": content,
         }
 
-    def _model_end(self, event: Any, now: float) -> Iterator[Told]:
+    def _model_end(self, event: Any, _now: float) -> Iterator[Told]:
         call = self._call(event)
         call.ended = True
         output = event["data"].get("output")
@@ -326,11 +335,7 @@ class Translator:
         self.has_usage = True
         for key in self.usage:
             self.usage[key] += int(found.get(key) or 0)  # type: ignore[call-overload]
-        details = {
-            key: dict(value)
-            for key in ("input_token_details", "output_token_details")
-            if (value := found.get(key))
-        }
+        details: dict[str, Any] = {key: found[key] for key in _USAGE_DETAILS if found.get(key)}
         if call.visible:
             frame = {
                 "type": "usage",
@@ -356,16 +361,12 @@ class Translator:
             # Not asked for by a model that readers see: a node called it itself.
             args = json_safe(event["data"].get("input") or {})
             node = event["metadata"].get("langgraph_node")
-            yield from self._tool_call(
-                call_id, event["name"], args if isinstance(args, dict) else {}, node, origin
-            )
+            yield from self._tool_call(call_id, event["name"], args if isinstance(args, dict) else {}, node, origin)
         if call_id in self._open:
             self._open[call_id].started_at = now
             self._open[call_id].hidden = not visible
 
-    def _tool_call(
-        self, call_id: str, name: str, args: Any, node: str | None, origin: Origin
-    ) -> Iterator[Told]:
+    def _tool_call(self, call_id: str, name: str, args: Any, node: str | None, origin: Origin) -> Iterator[Told]:
         self._told_calls.add(call_id)
         self._open[call_id] = _OpenCall(name, origin)
         frame = {
@@ -498,7 +499,7 @@ class Translator:
             self.tool_messages.clear()
 
     def _reopen(self, messages: Sequence[BaseMessage]) -> None:
-        """Calls that wait since an earlier run, which asked a person: they are told, and get their results in this one."""
+        """Calls of an earlier run, which asked a person: they are told, and get their results in this one."""
         for call in open_tool_calls(messages):
             origin = Origin("tool", call["name"], ())
             if self._policy.passes(origin):

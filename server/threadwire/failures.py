@@ -1,7 +1,8 @@
 """What went wrong in a run, as an error of ours: the one place that knows the exceptions of others.
 
-Providers' exceptions are told apart by what they carry (an HTTP status, a code), not by importing every SDK: a graph may use
-any. The sentences are ours; what the exception itself says can hold prompts and keys and stays in the server's log.
+Providers' exceptions are told apart by what they carry (an HTTP status, a code), not by importing every SDK: a graph
+may use any. The sentences are ours; what the exception itself says can hold prompts and keys and stays in the
+server's log.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _PROVIDERS = frozenset(
         "anthropic",
         "httpx",
         "httpcore",
+        "httpx2",
+        "httpcore2",
         "google",
         "botocore",
         "cohere",
@@ -69,7 +72,9 @@ def _one(error: BaseException) -> ThreadwireError | None:
 def _provider(error: Any) -> ThreadwireError:
     status = getattr(error, "status_code", None)
     code = getattr(error, "code", None)
-    if code == "context_length_exceeded" or type(error).__name__ == "ContextOverflowError":
+    # The last is llama.cpp's server.
+    kinds = {code, getattr(error, "type", None)}
+    if kinds & {"context_length_exceeded", "exceed_context_size_error"} or type(error).__name__ == "ContextOverflowError":
         return ContextTooLong("The conversation is longer than the model takes.")
     if status == 429:
         return ModelRateLimited("The model's provider is getting too many requests.")

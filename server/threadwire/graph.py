@@ -5,7 +5,8 @@ an async context manager that gives either. Knows nothing of threads, sockets or
 
 A compiled graph is served as a copy of itself (``Pregel.copy``), so that what its author compiled in (name, cache,
 breakpoints) stays. A copy loses the allow-list that strict deserialisation needs, and would hand the graph's own
-dataclasses back as dicts on the second turn; so it is taken from a compilation of the same builder and given to each saver.
+dataclasses back as dicts on the second turn; so it is taken from a compilation of the same builder and given to each
+saver.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import BaseChatModel
+from langgraph.channels.last_value import LastValue
 from langgraph.channels.named_barrier_value import NamedBarrierValue, NamedBarrierValueAfterFinish
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import StateGraph
@@ -55,6 +57,8 @@ class Graph:
         self._serde = allowed.serde if isinstance(allowed, BaseCheckpointSaver) else saver.serde
         schema = compiled.context_schema
         self._context: TypeAdapter[Any] | None = TypeAdapter(schema) if schema is not None else None
+        #: Whether a write to the conversation takes the place of all of it: its state has no reducer for them.
+        self.replaces_messages = isinstance(compiled.channels.get(MESSAGES), LastValue)
         #: Whether it was compiled to stop before or after nodes, which no event tells.
         self.has_breakpoints = bool(compiled.interrupt_before_nodes or compiled.interrupt_after_nodes)
 
@@ -84,39 +88,29 @@ class Graph:
 
 
 @asynccontextmanager
-async def open_graph(
-    target: str | None,
-    *,
-    saver: BaseCheckpointSaver[str],
-    model: BaseChatModel,
-    agent: AgentSettings | None = None,
-    calls_tools: bool = True,
-    system_prompt: str = "",
-) -> AsyncIterator[Graph]:
-    """Load and compile what is served; ``target`` None is the built-in agent on ``model``.
-
-    ``calls_tools``: whether the model can; the agent offers it none otherwise.
+async def open_graph(target: str, *, saver: BaseCheckpointSaver[str]) -> AsyncIterator[Graph]:
+    """Load and compile the graph that ``target`` names: ``package.module:attribute`` or ``path/to/file.py:attribute``.
 
     Raises:
         StartupError: the target does not import, is no graph, or its state has no messages. One line that says which.
     """
     async with AsyncExitStack() as stack:
-        if target is None:
-            from threadwire.agent import open_agent
-
-            if agent is None:  # goes with system_prompt as soon as the caller gives the section
-                from threadwire.settings import Agent
-
-                agent = Agent(system_prompt=system_prompt)
-            found: Any = await stack.enter_async_context(open_agent(model, agent, calls_tools=calls_tools))
-        else:
-            found = await _resolve(_load(target), target, stack)
-        compiled = _compile(found, target or "the built-in agent")
-        name = target or "agent"
+        compiled = _compile(await _resolve(_load(target), target, stack), target)
         if MESSAGES not in compiled.channels:
-            message = f"{name}: its state has no {MESSAGES!r}, which is where a conversation lives"
-            raise StartupError(f"{message}; derive the state from langgraph.graph.MessagesState")
-        yield Graph(compiled, saver, name)
+            message = f"graph: the state of {target} has no {MESSAGES!r}, which is where a conversation lives"
+            raise StartupError(f"{message}; derive it from langgraph.graph.MessagesState")
+        yield Graph(compiled, saver, target)
+
+
+@asynccontextmanager
+async def open_agent_graph(
+    model: BaseChatModel, settings: AgentSettings, *, calls_tools: bool, saver: BaseCheckpointSaver[str]
+) -> AsyncIterator[Graph]:
+    """The built-in agent on ``model``; a model that cannot call tools is offered none."""
+    from threadwire.agent import open_agent
+
+    async with open_agent(model, settings, calls_tools=calls_tools) as compiled:
+        yield Graph(compiled, saver, "agent")
 
 
 def _load(target: str) -> Any:
@@ -204,7 +198,7 @@ def _compile(found: Any, target: str) -> CompiledStateGraph[Any, Any, Any, Any]:
 
 
 def _with_repair_node(builder: StateGraph[Any, Any, Any, Any]) -> StateGraph[Any, Any, Any, Any]:
-    clone = copy.copy(builder)
+    clone: Any = copy.copy(builder)
     clone.nodes = dict(builder.nodes)
     # Adding to a builder that was compiled warns that the compiled graph will not have it: that is what is wanted.
     clone.compiled = False
@@ -213,7 +207,7 @@ def _with_repair_node(builder: StateGraph[Any, Any, Any, Any]) -> StateGraph[Any
         """Run by nobody: its name is what is needed."""
 
     clone.add_node(REPAIR_NODE, nothing)
-    return clone
+    return clone  # type: ignore[no-any-return]
 
 
 def _forget_joins(repair: CompiledStateGraph[Any, Any, Any, Any]) -> None:
@@ -224,10 +218,13 @@ def _forget_joins(repair: CompiledStateGraph[Any, Any, Any, Any]) -> None:
     """
     for name, channel in repair.channels.items():
         if isinstance(channel, NamedBarrierValue):
-            repair.channels[name] = _ForgottenJoin(channel.typ, channel.names)
+            join: Any = _ForgottenJoin(channel.typ, channel.names)
         elif isinstance(channel, NamedBarrierValueAfterFinish):
-            repair.channels[name] = _ForgottenDeferredJoin(channel.typ, channel.names)
-        repair.channels[name].key = name
+            join = _ForgottenDeferredJoin(channel.typ, channel.names)
+        else:
+            continue
+        join.key = name
+        repair.channels[name] = join
 
 
 class _ForgottenJoin(NamedBarrierValue[Any]):

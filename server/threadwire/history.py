@@ -48,7 +48,7 @@ def user_wire(content: str | list[dict[str, Any]], identity: str) -> dict[str, A
 
 
 def to_wire(message: BaseMessage, identity: str) -> dict[str, Any]:
-    """A stored message as the wire has it: ``{id, role, content, status?, tool_calls?, tool_call_id?, name?, usage?}``."""
+    """A stored message as the wire has it, of the shape of ``protocol.Message``."""
     wire: dict[str, Any] = {"id": identity, "role": _role(message), "content": content_of(message)}
     if isinstance(message, AIMessage):
         status = message.response_metadata.get(STATUS_KEY)
@@ -77,11 +77,7 @@ def content_of(message: BaseMessage) -> str | list[dict[str, Any]]:
     """
     if isinstance(message.content, str):
         return message.content
-    blocks = [
-        dict(block)
-        for block in message.content_blocks
-        if not str(block.get("type", "")).startswith("tool_call")
-    ]
+    blocks = [dict(block) for block in message.content_blocks if not str(block.get("type", "")).startswith("tool_call")]
     if isinstance(message, AIMessage) and all(block.get("type") == "text" for block in blocks):
         return "".join(str(block.get("text", "")) for block in blocks)
     return [json_safe(block, 16 * 1024 * 1024) for block in blocks]
@@ -174,17 +170,14 @@ def _cut_answer(answer: Said, status: CutStatus) -> AIMessage:
         content=answer.text,
         id=answer.message_id,
         tool_calls=[
-            {"id": c["id"], "name": c["name"], "args": c["args"], "type": "tool_call"}
-            for c in answer.tool_calls
+            {"id": c["id"], "name": c["name"], "args": c["args"], "type": "tool_call"} for c in answer.tool_calls
         ],
         # An answer whose model had finished is whole, whatever became of its node.
         response_metadata={} if answer.ended else {STATUS_KEY: status},
     )
 
 
-def _close(
-    calls: Sequence[dict[str, Any]], results: Mapping[str, ToolMessage], status: CutStatus
-) -> list[ToolMessage]:
+def _close(calls: Sequence[dict[str, Any]], results: Mapping[str, ToolMessage], status: CutStatus) -> list[ToolMessage]:
     return [_result(call, results.get(call["id"]), status) for call in calls]
 
 
@@ -193,6 +186,4 @@ def _result(call: dict[str, Any], found: ToolMessage | None, status: CutStatus) 
     identity = f"closed-{call['id']}"
     if found is not None:
         return found.model_copy(update={"id": found.id or identity})
-    return ToolMessage(
-        content=_CLOSED[status], tool_call_id=call["id"], name=call["name"], status="error", id=identity
-    )
+    return ToolMessage(content=_CLOSED[status], tool_call_id=call["id"], name=call["name"], status="error", id=identity)

@@ -68,9 +68,11 @@ class Hub:
 
     async def finish_runs(self, seconds: float) -> None:
         """Wait for what runs, at most so long, then stop what is left."""
-        deadline = time.monotonic() + seconds
-        while any(thread.running for thread in self._threads.values()) and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
+        settling = {asyncio.create_task(thread.settled()) for thread in self._threads.values()}
+        if settling and seconds > 0:
+            await asyncio.wait(settling, timeout=seconds)
+        for task in settling:
+            task.cancel()
         await asyncio.gather(*(thread.stop("shutdown") for thread in list(self._threads.values())))
 
     async def close(self) -> None:

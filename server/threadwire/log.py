@@ -67,7 +67,7 @@ class Log:
         self._start = 0
         self._bytes = 0
         self.last = 0
-        # The newest entry while it may still grow.
+        # The newest entry if it is text: it may still grow, unless it has been sealed or trimmed meanwhile.
         self._open: _Entry | None = None
         # Cursors that have seen all there is, and must hear of more. One that has not will look again by itself: what
         # a thousand stalled readers cost an append is nothing.
@@ -103,6 +103,7 @@ class Log:
                 self._bytes += entry.size
                 self._open = entry
             else:
+                self._open = None
                 self._seal(entry)
         if self._bytes > self._max_bytes > 0:
             self._trim()
@@ -130,11 +131,12 @@ class Log:
 
     def _merge(self, frame: dict[str, Any], origin: Origin | None) -> bool:
         newest = self._open
-        if newest is None or newest.frame is None:
+        if newest is None:
             return False
         held, text = newest.frame, frame["content"]
         if (
-            held["message_id"] != frame["message_id"]
+            held is None
+            or held["message_id"] != frame["message_id"]
             or held["type"] != frame["type"]
             or held["run_id"] != frame["run_id"]
             or held["node"] != frame["node"]
@@ -154,7 +156,6 @@ class Log:
             size = ENTRY_OVERHEAD + len(entry.seal())
             self._bytes += size - entry.size
             entry.size = size
-            self._open = None
 
     def _trim(self) -> None:
         while self._bytes > self._max_bytes and self._start < len(self._entries) - 1:
@@ -164,8 +165,6 @@ class Log:
     def _drop_first(self) -> None:
         entry = self._entries[self._start]
         self._bytes -= entry.size
-        if entry is self._open:
-            self._open = None
         # Freed now, not when the list is compacted.
         entry.data = b""
         entry.frame = entry.parts = None

@@ -1,9 +1,9 @@
 """A cut-off turn made whole in the checkpointer, so that what was said is kept and the next turn always works.
 
-Tried on langgraph 1.2.22. ``(None, END)`` clears everything pending and commits what finished siblings of a fan-out wrote,
-which a plain update would drop. What is missing is then written in the name of a node without edges (``graph.REPAIR_NODE``):
-written as the cut-off node, or as START, it would run the user's routers on a state they do not expect. Each step can be
-repeated: messages go in under the ids they were told with.
+Tried on langgraph 1.2.22. ``(None, END)`` clears everything pending and commits what finished siblings of a fan-out
+wrote, which a plain update would drop. What is missing is then written in the name of a node without edges
+(``graph.REPAIR_NODE``): written as the cut-off node, or as START, it would run the user's routers on a state they do
+not expect. Each step can be repeated: messages go in under the ids they were told with.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ async def make_whole(
     stored: list[BaseMessage] = list(snapshot.values.get(MESSAGES) or [])
     added = missing(stored, user, answers, results, status)
     if added:
-        await editor.abulk_update_state(config, [[StateUpdate({MESSAGES: added}, REPAIR_NODE)]])
+        written = [*stored, *added] if graph.replaces_messages else added
+        await editor.abulk_update_state(config, [[StateUpdate({MESSAGES: written}, REPAIR_NODE)]])
     messages = [*stored, *added]
     if still_open := open_tool_calls(messages):
         logger.error("tool calls left open", thread_id=thread_id, calls=[call["id"] for call in still_open])
     return messages
-

@@ -1,8 +1,8 @@
 """One turn of the graph on a thread: driven once, stopped at most once, made whole, and told how it ended.
 
-A ``Run`` owns the task that drives the graph; the task belongs to the thread, never to a socket's handler. ``execute()``
-returns an ``Outcome`` after every task and provider request of the run has ended and its thread's state is whole; telling
-it (``run_finished``) is the thread's. Knows the graph and the checkpointer, no readers.
+A ``Run`` owns the task that drives the graph; the task belongs to the thread, never to a socket's handler.
+``execute()`` returns an ``Outcome`` after every task and provider request of the run has ended and its thread's state
+is whole; telling it (``run_finished``) is the thread's. Knows the graph and the checkpointer, no readers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from langchain_core.callbacks import AsyncCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler
 from langgraph.types import Command
 
 from threadwire import failures
@@ -125,7 +125,7 @@ class Run:
 
     async def _drive(self) -> None:
         graph = self._graph.for_run(self._storage.saver(self._fence), self._storage.fenced_store(self._fence))
-        stream = graph.astream_events(
+        stream: Any = graph.astream_events(
             self._input(),
             {
                 "configurable": {"thread_id": self.row.thread_id},
@@ -232,15 +232,15 @@ class Run:
             self._tell(frame, origin)
 
 
-class _Marker(AsyncCallbackHandler):
-    """Collects what the events leave out (``events.Marks``), and stops a node that has not heard of its cancellation.
+class _Marker(BaseCallbackHandler):
+    """Collects what the events leave out (``events.Marks``), and stops what has not heard of its cancellation.
 
-    A cancellation gets lost where Python 3.11's ``asyncio.wait_for`` gives a result at that very moment (gh-86296), and
-    ``ChatOpenAI`` waits so for each chunk (``stream_chunk_timeout``): up to half of the cancels, tried at 1,000 tokens/s.
-    Nothing that a stopped run calls goes on either way: it is cancelled again at its next token, model or tool.
+    A cancellation is lost where Python 3.11's ``asyncio.wait_for`` has a result at that very moment (gh-86296), and
+    ``ChatOpenAI`` waits so for each chunk (``stream_chunk_timeout``): half of all cancels, tried at 1,000 tokens/s. A
+    thread never hears of one. So a stopped run is cancelled again at its next token, model or tool.
     """
 
-    #: Awaited in place, before the others: a task of its own for each token would cost more than the rest of it.
+    #: Called in place, before the others: a task of its own for each token would cost more than the rest of it.
     run_inline = True
 
     def __init__(self, marks: Marks, stopped: Callable[[], bool]) -> None:
@@ -249,25 +249,33 @@ class _Marker(AsyncCallbackHandler):
 
     @property
     def ignore_llm(self) -> bool:
-        """Whether ``on_llm_new_token`` need not be called; told here, it costs a token next to nothing."""
+        """Whether ``on_llm_new_token`` need not be called: told here, it costs a token next to nothing."""
         return not self._stopped()
 
-    async def on_llm_new_token(self, *_args: Any, **_kwargs: Any) -> None:
-        raise asyncio.CancelledError
+    def on_llm_new_token(self, *_args: Any, **_kwargs: Any) -> None:
+        self._check()
 
-    async def on_chat_model_start(self, _serialized: Any, _messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_chat_model_start(self, *_args: Any, run_id: UUID, **kwargs: Any) -> None:
         self._check()
         if (kwargs.get("options") or {}).get("ls_structured_output_format"):
             self._marks.structured.add(str(run_id))
 
-    async def on_tool_start(self, _serialized: Any, _input: Any, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_tool_start(self, *_args: Any, run_id: UUID, **kwargs: Any) -> None:
         self._check()
         if call_id := kwargs.get("tool_call_id"):
             self._marks.tool_call_ids[str(run_id)] = call_id
 
     def _check(self) -> None:
-        if self._stopped():
+        if not self._stopped():
+            return
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:
+            task = None
+        if task is None:
+            # In a thread: nothing but an exception ends what it does.
             raise asyncio.CancelledError
+        task.cancel()
 
 
 def _told(error: ThreadwireError) -> dict[str, str]:

@@ -21,6 +21,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from threadwire.mcp_settings import read_servers
+
 
 def _number(value: Any) -> Any:
     # To pydantic true is 1, so that ``port: yes`` would be port 1.
@@ -81,8 +83,8 @@ class Model(Section):
         str,
         Field(
             pattern=r"^(auto|simulated|openai:.+|local:.+)$",
-            description="openai:NAME, simulated, or auto: OpenAI if there is a key, else simulated."
-            " local:NAME is not available yet.",
+            description="openai:NAME, local:NAME, local:/path/to/model.gguf, simulated, or auto: OpenAI if there is a key,"
+            " else the local model if it is installed, else simulated.",
         ),
     ] = "auto"
     base_url: Annotated[
@@ -107,15 +109,7 @@ class Model(Section):
 
 
 #: The built-in agent's own tools.
-AGENT_TOOLS = (
-    "current_time",
-    "calculate",
-    "convert_units",
-    "save_note",
-    "read_note",
-    "list_notes",
-    "delete_note",
-)
+AGENT_TOOLS = ("current_time", "calculate", "convert_units", "save_note", "read_note", "list_notes", "delete_note")
 
 
 class Agent(Section):
@@ -135,6 +129,12 @@ class Agent(Section):
         Count | None,
         Field(description="What is sent to the model is kept below this; null: by the model; 0: all of it."),
     ] = None
+
+    @field_validator("mcp_servers")
+    @classmethod
+    def _servers(cls, tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        read_servers(tables)
+        return tables
 
     @field_validator("tools")
     @classmethod

@@ -1,8 +1,8 @@
 """One live conversation: the actor that owns a thread's log, its queue of turns, the current one and its readers.
 
-All that changes a thread goes through it, in order: commands are taken one at a time from an inbox, and turns run one after
-another. Between two awaits nothing else happens, so there are no locks. A thread outlives its readers: a run belongs to
-it, never to a socket. Knows no WebSocket, only ``Reader``s.
+All that changes a thread goes through it, in order: commands are taken one at a time from an inbox, and turns run one
+after another. Between two awaits nothing else happens, so there are no locks. A thread outlives its readers: a run
+belongs to it, never to a socket. Knows no WebSocket, only ``Reader``s.
 """
 
 from __future__ import annotations
@@ -403,8 +403,12 @@ class Thread:
         """Stop everything, and return when all is told."""
         self._readers.close()
         await self._stop_turns(reason)
-        while self._worker is not None:
-            await asyncio.wait({self._worker})
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Wait until no turn is in hand and no command is being taken."""
+        while tasks := {task for task in (self._taking, self._worker) if task is not None}:
+            await asyncio.wait(tasks)
 
 
 def _queued(turn: Turn) -> dict[str, Any]:

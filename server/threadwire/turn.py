@@ -1,7 +1,8 @@
 """One turn of a thread: from its place in the queue to its ``run_finished``.
 
-A turn is a ``RunRow`` on its way: it waits, its run is driven, its end is made durable, then told, exactly once. One that is
-stopped before its time to run leaves its message in the thread. Knows the log only as a function that tells frames.
+A turn is a ``RunRow`` on its way: it waits, its run is driven, its end is made durable, then told, exactly once. One
+that is stopped before its time to run leaves its message in the thread. Knows the log only as a function that tells
+frames.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ from threadwire.errors import InvalidArgument
 from threadwire.storage import Fence, FenceClosed, RunRow, Storage, ThreadRow
 
 Factory = Callable[[], AbstractAsyncContextManager[Storage]]
+#: What ``a_run`` makes of its thread's metadata.
+TITLED = {"title": "grüß dich ✓"}
 INTERRUPTS = [{"id": "i1", "value": {"question": "wirklich? ✓"}, "node": "ask"}]
 
 
@@ -103,7 +105,7 @@ class StorageContract:
         await storage.accept_run(a_run())
         assert await storage.get_run("t1", "r1") == a_run()
         assert await storage.get_run_of_message("t1", "m-r1") == a_run()
-        assert await storage.get_thread("t1") == ThreadRow("t1", created_at=100.5, updated_at=100.5)
+        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 100.5, metadata=TITLED)
 
     async def test_accept_known_thread(self, storage: Storage) -> None:
         """A later run moves its thread's ``updated_at`` on, never back, and leaves the rest of it."""
@@ -111,7 +113,7 @@ class StorageContract:
         await storage.set_thread_status("t1", "interrupted", INTERRUPTS)
         await storage.accept_run(a_run("r2", created_at=200.0))
         await storage.accept_run(a_run("r3", created_at=150.0))
-        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 200.0, "interrupted", {}, INTERRUPTS)
+        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 200.0, "interrupted", TITLED, INTERRUPTS)
 
     @pytest.mark.parametrize("thread_id", ["t1", "t2"])
     async def test_accept_taken_run_id(self, storage: Storage, thread_id: str) -> None:
@@ -162,7 +164,7 @@ class StorageContract:
         await storage.accept_run(a_run())
         await storage.start_run("r1", 200.0)
         assert await storage.get_run("t1", "r1") == a_run(status="running", started_at=200.0)
-        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 200.0, "busy")
+        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 200.0, "busy", TITLED)
 
     async def test_start_ended(self, storage: Storage) -> None:
         """A run that has ended, or that nobody knows, is not started, and no thread becomes busy."""
@@ -171,7 +173,7 @@ class StorageContract:
         await storage.start_run("r1", 400.0)
         await storage.start_run("r9", 400.0)
         assert await storage.unfinished_runs() == []
-        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 300.0)
+        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 300.0, metadata=TITLED)
 
     async def test_finish(self, storage: Storage) -> None:
         """An ended run has its outcome, its thread what it was left in."""
@@ -193,7 +195,7 @@ class StorageContract:
         )
         ended = a_run(status="interrupted", started_at=200.0, ended_at=300.0)
         assert await storage.get_run("t1", "r1") == replace(ended, reason="timeout", error=error, usage=usage)
-        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 300.0, "interrupted", {}, INTERRUPTS)
+        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 300.0, "interrupted", TITLED, INTERRUPTS)
 
     async def test_finish_twice(self, storage: Storage) -> None:
         """A run ends once: a second end changes neither it nor its thread. Queued ones end as well."""
@@ -201,14 +203,14 @@ class StorageContract:
         await finish(storage, "r1", status="cancelled", reason="client")
         await finish(storage, "r1", at=999.0, thread_status="error", interrupts=INTERRUPTS)
         assert await storage.get_run("t1", "r1") == a_run(status="cancelled", reason="client", ended_at=300.0)
-        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 300.0)
+        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 300.0, metadata=TITLED)
 
     async def test_set_thread_status(self, storage: Storage) -> None:
         """A thread's status and interrupts change together; a thread that is not there is not made."""
         await storage.accept_run(a_run())
         await storage.set_thread_status("t1", "error", INTERRUPTS)
         await storage.set_thread_status("t2", "error", INTERRUPTS)
-        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 100.5, "error", {}, INTERRUPTS)
+        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 100.5, "error", TITLED, INTERRUPTS)
         assert await storage.get_thread("t2") is None
 
     async def test_delete(self, storage: Storage) -> None:

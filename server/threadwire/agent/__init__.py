@@ -18,11 +18,11 @@ from langchain_core.tools import BaseTool
 from langgraph.graph.state import CompiledStateGraph
 
 from threadwire.agent.context import FitContext, context_budget
-from threadwire.agent.mcp_settings import ServerSettings, read_servers
 from threadwire.agent.messages import ChatState
 from threadwire.agent.tools import make_tools
 from threadwire.errors import StartupError
 from threadwire.logs import get_logger
+from threadwire.mcp_settings import ServerSettings, read_servers
 
 __all__ = ["AgentSettings", "build_agent", "open_agent"]
 
@@ -60,7 +60,6 @@ async def open_agent(
     """Start the configured MCP servers and build the agent; a model that cannot call tools is offered none.
 
     Raises:
-        ConfigError: ``agent.mcp_servers`` is not as it should be.
         StartupError: there are MCP servers, and the extra ``mcp`` is not installed.
     """
     servers = read_servers(settings.mcp_servers)

@@ -37,14 +37,22 @@ class FitContext(AgentMiddleware[Any, Any]):
     def __init__(self, budget: int) -> None:
         super().__init__()
         self._budget = budget
+        #: What was counted last, since it takes two milliseconds: the tools, and their tokens.
+        self._counted: tuple[list[Any], int] = ([], 0)
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         """Trim the request's messages; tools and the system prompt take their part of the budget first."""
-        fixed = [request.system_message] if request.system_message else []
-        taken = count_tokens_approximately(fixed, tools=request.tools)
+        taken = self._tool_tokens(request.tools)
+        if request.system_message:
+            taken += _tokens(request.system_message)
         return await handler(request.override(messages=fit(request.messages, self._budget - taken)))
+
+    def _tool_tokens(self, tools: list[Any]) -> int:
+        if [id(tool) for tool in tools] != [id(tool) for tool in self._counted[0]]:
+            self._counted = (list(tools), count_tokens_approximately([], tools=tools))
+        return self._counted[1]
 
 
 def fit(messages: Sequence[AnyMessage], budget: int) -> list[AnyMessage]:

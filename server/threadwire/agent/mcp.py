@@ -21,8 +21,8 @@ from langchain_mcp_adapters.tools import convert_mcp_tool_to_langchain_tool
 from mcp import McpError, types
 
 from threadwire.agent.mcp_session import PING_SECONDS, Session, open_session
-from threadwire.agent.mcp_settings import ServerSettings
 from threadwire.logs import get_logger
+from threadwire.mcp_settings import ServerSettings
 
 logger = get_logger(__name__)
 

@@ -19,7 +19,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
 import threadwire
-from threadwire.agent.mcp_settings import HttpServer, ServerSettings, StdioServer
+from threadwire.mcp_settings import HttpServer, ServerSettings, StdioServer
 
 #: An idle server is asked this often whether it is there, and has this long to answer (also to begin with).
 PING_SECONDS, ANSWER_SECONDS = 30.0, 20.0

@@ -189,6 +189,9 @@ def open_chat_local(settings: ModelSettings, server: LocalServer, weights: Weigh
     if temperature is None and weights:
         temperature = weights.temperature
     options: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
+    extra: dict[str, Any] = {"max_tokens": limit} if limit else {}
+    if weights:
+        extra["repeat_penalty"] = weights.repeat_penalty
     if "stream_chunk_timeout" in ChatOpenAI.model_fields:
         options["stream_chunk_timeout"] = None  # as in openai.py
     return ChatOpenAI(
@@ -198,7 +201,7 @@ def open_chat_local(settings: ModelSettings, server: LocalServer, weights: Weigh
         http_async_client=server.client,
         streaming=True,
         stream_usage=True,
-        extra_body={"max_tokens": limit} if limit else None,
+        extra_body=extra or None,
         # What may be sent, for whoever trims conversations: the answer needs the rest.
         profile={"max_input_tokens": CONTEXT_TOKENS - min(limit or CONTEXT_TOKENS // 4, CONTEXT_TOKENS // 2)},
         **options,

@@ -43,6 +43,8 @@ class Weights:
     #: Where the config says nothing.
     temperature: float
     max_tokens: int
+    #: llama.cpp's own parameter; 1 is none.
+    repeat_penalty: float
 
 
 DEFAULT = "smollm2-135m"
@@ -58,6 +60,7 @@ KNOWN = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         temperature=0.2,  # as its authors advise; a model so small loses the thread when it is more
         max_tokens=512,
+        repeat_penalty=1.1,  # without it, it soon says the same for ever
     ),
 }
 
@@ -76,8 +79,8 @@ def find(name: str) -> Weights:
     if name in KNOWN:
         return KNOWN[name]
     near = difflib.get_close_matches(name, KNOWN, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise ConfigError(f"there is no local model {name!r}{hint} Known are: {', '.join(KNOWN)}")
+    hint = f"did you mean {near[0]}? Known are" if near else "known are"
+    raise ConfigError(f"there is no local model {name!r}; {hint}: {', '.join(KNOWN)}")
 
 
 def directory() -> Path:

@@ -7,7 +7,7 @@ Knows nothing of sockets, frames or runs in progress.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -20,6 +20,12 @@ from threadwire.errors import ConfigError
 ThreadStatus = Literal["idle", "busy", "interrupted", "error"]
 RunStatus = Literal["queued", "running", "completed", "cancelled", "interrupted", "failed", "lost"]
 OnDisconnect = Literal["cancel", "continue"]
+ThreadSort = Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"]
+
+#: How much metadata a thread may have, as JSON.
+MAX_METADATA_BYTES = 64 * 1024
+#: How much of each message a thread is found by, in characters.
+SEARCHED_CHARACTERS = 10_000
 
 
 @dataclass(slots=True)
@@ -34,6 +40,18 @@ class ThreadRow:
     metadata: dict[str, Any] = field(default_factory=dict)
     #: Pending interrupts as the wire has them: ``[{id, value, node}]``.
     interrupts: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadQuery:
+    """Which threads; None is no condition."""
+
+    #: Metadata that contains this, as PostgreSQL's ``@>`` has it.
+    metadata: dict[str, Any] | None = None
+    status: ThreadStatus | None = None
+    ids: Sequence[str] | None = None
+    #: In the title, or in one message that a user sent: as it stands, case aside.
+    text: str | None = None
 
 
 @dataclass(slots=True)
@@ -115,8 +133,53 @@ class Storage(Protocol):
         """The thread's row, or None."""
         ...
 
+    async def create_thread(self, thread_id: str, metadata: dict[str, Any], at: float) -> ThreadRow | None:
+        """Insert an idle thread and return its row; None where there is one, which stays as it is.
+
+        Raises:
+            TooLarge: the metadata is over ``MAX_METADATA_BYTES``.
+        """
+        ...
+
+    async def update_thread_metadata(self, thread_id: str, metadata: dict[str, Any], at: float) -> ThreadRow | None:
+        """Lay ``metadata`` over the thread's, key by key, and return its row; None where there is none.
+
+        Raises:
+            TooLarge: together they are over ``MAX_METADATA_BYTES``; nothing is changed.
+        """
+        ...
+
+    async def search_threads(
+        self,
+        query: ThreadQuery,
+        *,
+        sort_by: ThreadSort = "created_at",
+        descending: bool = True,
+        limit: int = 10,
+        offset: int = 0,
+    ) -> list[ThreadRow]:
+        """A page of the threads that match; those that sort alike are in the order of their ids.
+
+        Reads no checkpoint. ``state_updated_at`` is when a run last changed the thread.
+        """
+        ...
+
+    async def count_threads(self, query: ThreadQuery) -> int:
+        """How many threads match."""
+        ...
+
+    async def copy_thread(self, thread_id: str, copy_id: str, at: float) -> ThreadRow | None:
+        """Copy a thread under ``copy_id``, which is free, and return the copy's row; None where there is none.
+
+        With its metadata, its status and interrupts, what it is found by and all its checkpoints, as they are committed
+        at one moment; without its runs.
+        """
+        ...
+
     async def accept_run(self, run: RunRow) -> None:
         """Insert a queued run, and the thread's row where it is new (``updated_at`` moves on where it is not).
+
+        The first message of a thread whose metadata has no ``title`` gives it one (``title.py``).
 
         Raises:
             InvalidArgument: its ``run_id`` is taken, by whatever thread, or its ``message_id`` by a run of this one;
@@ -160,7 +223,7 @@ class Storage(Protocol):
         ...
 
     async def delete_thread(self, thread_id: str) -> bool:
-        """Delete the thread, its runs and all its checkpoints; False where there was none."""
+        """Delete the thread, its runs, what it is found by and all its checkpoints; False where there was none."""
         ...
 
     async def check(self) -> None:

@@ -1,16 +1,17 @@
 """Threads in one SQLite file: the default storage.
 
 One connection writes, behind one lock, for LangGraph's saver, its store and our tables alike; a second one
-reads, so that history waits for no writer. ``sqlite_writer.py`` has the writing, ``sqlite_file.py`` the file.
+reads, so that history waits for no writer. ``sqlite_threads.py`` has the table of threads, ``sqlite_writer.py`` the
+writing, ``sqlite_file.py`` the file.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any
 
 import aiosqlite
 import orjson
@@ -18,18 +19,10 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.store.base import BaseStore
 
 from threadwire.errors import ConfigError, InvalidArgument
-from threadwire.storage import Fence, RunRow, RunStatus, ThreadRow, ThreadStatus, sqlite_file
-from threadwire.storage.sqlite_writer import (
-    ConnectionLock,
-    FencedStore,
-    Saver,
-    SharedStore,
-    guarded,
-    settle,
-    storage_errors,
-)
-
-T = TypeVar("T")
+from threadwire.storage import SEARCHED_CHARACTERS, Fence, RunRow, RunStatus, ThreadStatus, sqlite_file
+from threadwire.storage.sqlite_threads import SqliteThreads, add_functions
+from threadwire.storage.sqlite_writer import FencedStore, Saver, SharedStore, settle
+from threadwire.title import TITLE, plain_text, title_of
 
 #: In order; ``PRAGMA user_version`` counts those a file has had. Never changed, only added to.
 MIGRATIONS = (
@@ -63,6 +56,15 @@ MIGRATIONS = (
     CREATE INDEX runs_unfinished ON runs (accepted) WHERE status IN ('queued', 'running');
     CREATE TABLE probe (filler BLOB)
     """,
+    """
+    CREATE TABLE texts (
+        thread_id TEXT NOT NULL REFERENCES threads (thread_id) ON DELETE CASCADE,
+        folded TEXT NOT NULL
+    );
+    CREATE INDEX texts_of_thread ON texts (thread_id);
+    CREATE INDEX threads_by_creation ON threads (created_at, thread_id);
+    CREATE INDEX threads_by_update ON threads (updated_at, thread_id)
+    """,
 )
 
 # The columns of ``runs`` are the fields of ``RunRow``, in their order.
@@ -72,16 +74,13 @@ RUNS = f"SELECT {COLUMNS} FROM runs "  # noqa: S608 -- our own names
 UNFINISHED = RUNS + "WHERE status IN ('queued', 'running') "
 
 
-class SqliteStorage:
+class SqliteStorage(SqliteThreads):
     """``Storage`` in a SQLite file; made by ``open``."""
 
     def __init__(self, writer: aiosqlite.Connection, reader: aiosqlite.Connection) -> None:
-        self._writer = writer
-        self._lock = ConnectionLock(writer)
+        super().__init__(writer, reader)
         self._saver = Saver(writer, self._lock)
         self._store = SharedStore(writer, self._lock)
-        self._reader = reader
-        self._reader_lock = ConnectionLock(reader)
         self.reader: BaseCheckpointSaver[str] = Saver(reader, self._reader_lock, is_setup=True)
         self.store: BaseStore = FencedStore(self._store, None)
 
@@ -112,6 +111,7 @@ class SqliteStorage:
             writer = await stack.enter_async_context(sqlite_file.writing(real, len(MIGRATIONS)))
             # Closed before the writer, which so is the last and folds the write-ahead log into the file.
             reader = await stack.enter_async_context(sqlite_file.reading(real))
+            await add_functions(reader)
             storage = cls(writer, reader)
             await sqlite_file.migrate(writer, MIGRATIONS)
             await storage._saver.setup()
@@ -132,41 +132,43 @@ class SqliteStorage:
         """The store with its writes through ``fence``."""
         return FencedStore(self._store, fence)
 
-    async def get_thread(self, thread_id: str) -> ThreadRow | None:
-        """The thread's row, or None."""
-        rows = await self._read(
-            "SELECT thread_id, created_at, updated_at, status, metadata, interrupts FROM threads WHERE thread_id = ?",
-            thread_id,
-        )
-        if not rows:
-            return None
-        thread = ThreadRow(*rows[0])
-        thread.metadata, thread.interrupts = (orjson.loads(text) for text in rows[0][4:])
-        return thread
-
     async def accept_run(self, run: RunRow) -> None:
         """Insert a queued run, and the thread's row where it is new.
 
         Raises:
             InvalidArgument: its ``run_id`` is taken, by any thread, or its ``message_id`` in this one.
         """
+        content = run.request.get("content") or ""
+        title = title_of(content)
 
         async def insert() -> None:
-            await self._writer.execute(
-                "INSERT INTO threads VALUES (?, ?, ?, 'idle', '{}', '[]') ON CONFLICT (thread_id)"
-                " DO UPDATE SET updated_at = max(updated_at, excluded.updated_at)",
-                (run.thread_id, run.created_at, run.created_at),
+            rows = await self._writer.execute_fetchall(
+                "INSERT INTO threads VALUES (?, ?, ?, 'idle', ?, '[]') ON CONFLICT (thread_id)"
+                " DO UPDATE SET updated_at = max(updated_at, excluded.updated_at)"
+                " RETURNING metadata, EXISTS (SELECT 1 FROM runs WHERE runs.thread_id = threads.thread_id)",
+                (run.thread_id, run.created_at, run.created_at, _json({TITLE: title} if title else {})),
             )
-            try:
-                await self._writer.execute(
-                    f"INSERT INTO runs ({COLUMNS}) VALUES ({PLACES})",  # noqa: S608 -- our own names
-                    _of_run(run),
-                )
-            except sqlite3.IntegrityError as error:
-                field = "message_id" if "runs.message_id" in str(error) else "run_id"
-                raise InvalidArgument(field, "has been used by another run") from error
+            for text, has_runs in rows:
+                if title and not has_runs:
+                    await self._entitle(run.thread_id, orjson.loads(text), title)
+            await self._insert_run(run)
+            if text := plain_text(content)[:SEARCHED_CHARACTERS]:
+                await self._writer.execute("INSERT INTO texts VALUES (?, ?)", (run.thread_id, text.casefold()))
 
         await self._write(insert)
+
+    async def _entitle(self, thread_id: str, metadata: dict[str, Any], title: str) -> None:
+        if TITLE not in metadata:
+            text = _json({**metadata, TITLE: title})
+            await self._writer.execute("UPDATE threads SET metadata = ? WHERE thread_id = ?", (text, thread_id))
+
+    async def _insert_run(self, run: RunRow) -> None:
+        statement = f"INSERT INTO runs ({COLUMNS}) VALUES ({PLACES})"  # noqa: S608 -- our own names
+        try:
+            await self._writer.execute(statement, _of_run(run))
+        except sqlite3.IntegrityError as error:
+            field = "message_id" if "runs.message_id" in str(error) else "run_id"
+            raise InvalidArgument(field, "has been used by another run") from error
 
     async def get_run(self, thread_id: str, run_id: str) -> RunRow | None:
         """A run of that thread, or None."""
@@ -232,29 +234,6 @@ class SqliteStorage:
 
         await self._write(finish)
 
-    async def set_thread_status(self, thread_id: str, status: ThreadStatus, interrupts: list[dict[str, Any]]) -> None:
-        """Change what a thread waits for, where no run does it."""
-
-        async def change() -> None:
-            await self._writer.execute(
-                "UPDATE threads SET status = ?, interrupts = ? WHERE thread_id = ?",
-                (status, _json(interrupts), thread_id),
-            )
-
-        await self._write(change)
-
-    async def delete_thread(self, thread_id: str) -> bool:
-        """Delete the thread, its runs and all its checkpoints; False where there was none."""
-
-        async def delete() -> bool:
-            rows = 0
-            for table in ("runs", "threads", "checkpoints", "writes"):
-                statement = f"DELETE FROM {table} WHERE thread_id = ?"  # noqa: S608 -- our own names
-                rows += (await self._writer.execute(statement, (thread_id,))).rowcount
-            return rows > 0
-
-        return await self._write(delete)
-
     async def check(self) -> None:
         """Raise ``StorageError`` where the database cannot be written to now: 64 KiB are taken and freed."""
 
@@ -263,22 +242,6 @@ class SqliteStorage:
             await self._writer.execute("DELETE FROM probe")
 
         await self._write(probe)
-
-    async def _read(self, statement: str, *values: str) -> list[tuple[Any, ...]]:
-        with storage_errors():
-            async with self._reader_lock:
-                return list(await self._reader.execute_fetchall(statement, values))  # type: ignore[arg-type]
-
-    async def _write(self, statements: Callable[[], Awaitable[T]]) -> T:
-        """Do ``statements`` as one transaction, to its end."""
-
-        async def transaction() -> T:
-            async with self._lock:
-                result = await statements()
-                await self._writer.commit()
-                return result
-
-        return await settle(guarded(None, transaction))
 
 
 def _json(value: object) -> str | None:

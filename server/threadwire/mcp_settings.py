@@ -1,4 +1,4 @@
-"""``agent.mcp_servers`` as it is checked: a program to start, or an address."""
+"""What a table of ``agent.mcp_servers`` may hold: a program to start, or an address."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from threadwire.errors import ConfigError
 
 
 class _Table(BaseModel):
@@ -44,28 +42,27 @@ def read_servers(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, ServerSet
     """Check the tables of ``agent.mcp_servers``.
 
     Raises:
-        ConfigError: a line for each mistake. It shows no value: these may be secrets.
+        ValueError: what is wrong, of all tables; it shows no value, since these may be secrets.
     """
     servers: dict[str, ServerSettings] = {}
     problems: list[str] = []
     for name, table in tables.items():
-        where = f"agent.mcp_servers.{name}"
         if ("command" in table) == ("url" in table):
-            problems.append(f"{where}: expected either command or url")
+            problems.append(f"{name}: expected either command or url")
             continue
         kind = StdioServer if "command" in table else HttpServer
         try:
             servers[name] = kind.model_validate(table)
         except ValidationError as invalid:
-            problems += [_problem(where, kind, error) for error in invalid.errors()]
+            problems += [_problem(name, kind, error) for error in invalid.errors()]
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ValueError("; ".join(problems))
     return servers
 
 
-def _problem(where: str, kind: type[BaseModel], error: Any) -> str:
+def _problem(name: str, kind: type[BaseModel], error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0)
-        return f"{where}.{key}: unknown key; the nearest known one is {near[0]}"
-    return f"{where}.{key}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+        return f"{name}.{key}: unknown key; the nearest known one is {near[0]}"
+    return f"{name}.{key}: {error['msg'][:1].lower()}{error['msg'][1:]}"

@@ -1,0 +1,227 @@
+"""The table of threads: rows made, read, searched, changed, copied and deleted; the base of ``SqliteStorage``.
+
+Searching reads our own tables only, never a checkpoint: titles from the metadata, and what users wrote from ``texts``.
+"""
+
+# ruff: noqa: S608 -- statements are put together of our own names only
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
+
+import aiosqlite
+import orjson
+
+from threadwire.errors import TooLarge
+from threadwire.storage import MAX_METADATA_BYTES, ThreadQuery, ThreadRow, ThreadSort, ThreadStatus
+from threadwire.storage.sqlite_writer import ConnectionLock, guarded, settle, storage_errors
+
+T = TypeVar("T")
+
+COLUMNS = "thread_id, created_at, updated_at, status, metadata, interrupts"
+SELECT = f"SELECT {COLUMNS} FROM threads "
+COUNT = "SELECT count(*) FROM threads "
+RETURNING = f" RETURNING {COLUMNS}"
+INSERT = "INSERT INTO threads VALUES (?, ?, ?, 'idle', ?, '[]') ON CONFLICT (thread_id) DO NOTHING" + RETURNING
+COPY = "INSERT INTO threads SELECT ?, ?, ?, status, metadata, interrupts FROM threads WHERE thread_id = ?" + RETURNING
+METADATA = "SELECT metadata FROM threads WHERE thread_id = ?"
+UPDATE = "UPDATE threads SET metadata = ?, updated_at = max(updated_at, ?) WHERE thread_id = ?" + RETURNING
+
+#: How to sort. A thread's state changes with its runs only, its row with its metadata too.
+ORDERS: dict[ThreadSort, str] = {
+    "thread_id": "thread_id",
+    "status": "status",
+    "created_at": "created_at",
+    "updated_at": "updated_at",
+    "state_updated_at": (
+        "coalesce((SELECT max(coalesce(ended_at, started_at, runs.created_at)) FROM runs"
+        " WHERE runs.thread_id = threads.thread_id), created_at)"
+    ),
+}
+
+
+class SqliteThreads:
+    """Threads through one connection that writes and one that reads."""
+
+    def __init__(self, writer: aiosqlite.Connection, reader: aiosqlite.Connection) -> None:
+        self._writer = writer
+        self._lock = ConnectionLock(writer)
+        self._reader = reader
+        self._reader_lock = ConnectionLock(reader)
+
+    async def get_thread(self, thread_id: str) -> ThreadRow | None:
+        """The thread's row, or None."""
+        rows = await self._read(SELECT + "WHERE thread_id = ?", thread_id)
+        return _thread(rows[0]) if rows else None
+
+    async def create_thread(self, thread_id: str, metadata: dict[str, Any], at: float) -> ThreadRow | None:
+        """Insert a thread; None where there is one, which stays as it is.
+
+        Raises:
+            TooLarge: the metadata is over ``MAX_METADATA_BYTES``.
+        """
+        text = _metadata(metadata)
+
+        async def insert() -> ThreadRow | None:
+            rows = await self._writer.execute_fetchall(INSERT, (thread_id, at, at, text))
+            return next((_thread(row) for row in rows), None)
+
+        return await self._write(insert)
+
+    async def update_thread_metadata(self, thread_id: str, metadata: dict[str, Any], at: float) -> ThreadRow | None:
+        """Lay ``metadata`` over the thread's, key by key, and move ``updated_at`` on; None where there is none.
+
+        Raises:
+            TooLarge: together they are over ``MAX_METADATA_BYTES``; nothing is changed.
+        """
+
+        async def update() -> ThreadRow | None:
+            found = await self._writer.execute_fetchall(METADATA, (thread_id,))
+            for (text,) in found:
+                merged = _metadata({**orjson.loads(text), **metadata})
+                rows = await self._writer.execute_fetchall(UPDATE, (merged, at, thread_id))
+                return next((_thread(row) for row in rows), None)
+            return None
+
+        return await self._write(update)
+
+    async def search_threads(
+        self,
+        query: ThreadQuery,
+        *,
+        sort_by: ThreadSort = "created_at",
+        descending: bool = True,
+        limit: int = 10,
+        offset: int = 0,
+    ) -> list[ThreadRow]:
+        """A page of the threads that match; those that sort alike are in the order of their ids."""
+        where, values = _where(query)
+        direction = "DESC" if descending else "ASC"
+        order = f"ORDER BY {ORDERS[sort_by]} {direction}, thread_id {direction} LIMIT ? OFFSET ?"
+        return [_thread(row) for row in await self._read(SELECT + where + order, *values, limit, offset)]
+
+    async def count_threads(self, query: ThreadQuery) -> int:
+        """How many threads match."""
+        where, values = _where(query)
+        rows = await self._read(COUNT + where, *values)
+        return int(rows[0][0])
+
+    async def copy_thread(self, thread_id: str, copy_id: str, at: float) -> ThreadRow | None:
+        """Copy a thread's row, texts and checkpoints, as committed, under a free id; None where there is none."""
+
+        async def copy() -> ThreadRow | None:
+            rows = await self._writer.execute_fetchall(COPY, (copy_id, at, at, thread_id))
+            for row in rows:
+                for table in ("texts", "checkpoints", "writes"):
+                    await self._copy_rows(table, thread_id, copy_id)
+                return _thread(row)
+            return None
+
+        return await self._write(copy)
+
+    async def _copy_rows(self, table: str, thread_id: str, copy_id: str) -> None:
+        # The names are asked for: two of the tables are LangGraph's, which may give them more columns.
+        names = await self._writer.execute_fetchall("SELECT name FROM pragma_table_info(?)", (table,))
+        others = ", ".join(f'"{name}"' for (name,) in names if name != "thread_id")
+        await self._writer.execute(
+            f"INSERT INTO {table} (thread_id, {others}) SELECT ?, {others} FROM {table} WHERE thread_id = ?",
+            (copy_id, thread_id),
+        )
+
+    async def set_thread_status(self, thread_id: str, status: ThreadStatus, interrupts: list[dict[str, Any]]) -> None:
+        """Change what a thread waits for, where no run does it."""
+
+        async def change() -> None:
+            await self._writer.execute(
+                "UPDATE threads SET status = ?, interrupts = ? WHERE thread_id = ?",
+                (status, orjson.dumps(interrupts).decode(), thread_id),
+            )
+
+        await self._write(change)
+
+    async def delete_thread(self, thread_id: str) -> bool:
+        """Delete the thread, its runs, its texts and all its checkpoints; False where there was none."""
+
+        async def delete() -> bool:
+            rows = 0
+            for table in ("texts", "runs", "threads", "checkpoints", "writes"):
+                statement = f"DELETE FROM {table} WHERE thread_id = ?"
+                rows += (await self._writer.execute(statement, (thread_id,))).rowcount
+            return rows > 0
+
+        return await self._write(delete)
+
+    async def _read(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with storage_errors():
+            async with self._reader_lock:
+                return list(await self._reader.execute_fetchall(statement, values))  # type: ignore[arg-type]
+
+    async def _write(self, statements: Callable[[], Awaitable[T]]) -> T:
+        """Do ``statements`` as one transaction, to its end."""
+
+        async def transaction() -> T:
+            async with self._lock:
+                result = await statements()
+                await self._writer.commit()
+                return result
+
+        return await settle(guarded(None, transaction))
+
+
+async def add_functions(reader: aiosqlite.Connection) -> None:
+    """Give the connection that searches what SQLite has not: containment of JSON, and case beyond ASCII."""
+    await reader.create_function("json_holds", 2, _json_holds, deterministic=True)
+    await reader.create_function("fold", 1, _fold, deterministic=True)
+
+
+def _where(query: ThreadQuery) -> tuple[str, list[object]]:
+    conditions: list[str] = []
+    values: list[object] = []
+    if query.ids is not None:
+        conditions.append("thread_id IN (SELECT value FROM json_each(?))")
+        values.append(orjson.dumps(list(query.ids)).decode())
+    if query.status is not None:
+        conditions.append("status = ?")
+        values.append(query.status)
+    if query.metadata:
+        conditions.append("json_holds(metadata, ?)")
+        values.append(orjson.dumps(query.metadata).decode())
+    if query.text:
+        # instr and not LIKE: there is nothing to escape, and case is folded alike for all scripts.
+        conditions.append(
+            "(instr(fold(json_extract(metadata, '$.title')), ?)"
+            " OR thread_id IN (SELECT thread_id FROM texts WHERE instr(folded, ?)))"
+        )
+        values += [query.text.casefold()] * 2
+    return (f"WHERE {' AND '.join(conditions)} " if conditions else ""), values
+
+
+def _json_holds(text: str, wanted: str) -> bool:
+    return holds(orjson.loads(text), orjson.loads(wanted))
+
+
+def _fold(text: object) -> str:
+    return text.casefold() if isinstance(text, str) else ""
+
+
+def holds(value: Any, wanted: Any) -> bool:
+    """Whether a JSON value contains another, as PostgreSQL's ``@>`` has it: objects by key, lists by any element."""
+    if isinstance(wanted, dict):
+        return isinstance(value, dict) and all(key in value and holds(value[key], wanted[key]) for key in wanted)
+    if isinstance(wanted, list):
+        return isinstance(value, list) and all(any(holds(item, one) for item in value) for one in wanted)
+    # In Python, True is 1.
+    return isinstance(value, bool) == isinstance(wanted, bool) and bool(value == wanted)
+
+
+def _metadata(metadata: dict[str, Any]) -> str:
+    data = orjson.dumps(metadata)
+    if len(data) > MAX_METADATA_BYTES:
+        raise TooLarge(f"A thread's metadata has at most {MAX_METADATA_BYTES} bytes as JSON, not {len(data)}.")
+    return data.decode()
+
+
+def _thread(row: Iterable[Any]) -> ThreadRow:
+    thread_id, created_at, updated_at, status, metadata, interrupts = row
+    return ThreadRow(thread_id, created_at, updated_at, status, orjson.loads(metadata), orjson.loads(interrupts))

@@ -1,0 +1,189 @@
+"""Imports point down only, and the floor is pure."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "server" / "threadwire"
+
+#: Who may import whom, bottom up: each may import only what stands above it here. A folder is one part; inside it,
+#: its modules are siblings. ``threadwire`` is the package itself, for its version.
+TABLE: dict[str, set[str]] = {
+    "threadwire": set(),
+    "errors": set(),
+    "jsonsafe": set(),
+    "limits": set(),
+    "logs": set(),
+    "settings": set(),
+    "protocol": {"errors", "jsonsafe"},
+    "client": {"errors", "protocol", "threadwire"},
+    "history": {"jsonsafe"},
+    "events": {"history", "jsonsafe"},
+    "failures": {"errors"},
+    "layers": {"errors", "settings"},
+    "config": {"errors", "layers", "settings"},
+    "log": {"errors", "events", "protocol"},
+    "storage": {"errors"},
+    "models": {"errors", "logs"},
+    "agent": {"errors", "logs", "threadwire"},
+    "graph": {"agent", "errors", "settings"},
+    "repair": {"graph", "history", "logs", "storage"},
+    "run": {"errors", "events", "failures", "graph", "history", "jsonsafe", "logs", "repair", "storage"},
+    "conversation": {"errors", "graph", "history", "run", "storage"},
+    "readers": {"storage"},
+    "turn": {
+        "conversation",
+        "errors",
+        "events",
+        "failures",
+        "graph",
+        "history",
+        "logs",
+        "repair",
+        "run",
+        "storage",
+    },
+    "intake": {"errors", "graph", "protocol", "storage"},
+    "thread": {
+        "conversation",
+        "errors",
+        "events",
+        "failures",
+        "graph",
+        "history",
+        "intake",
+        "log",
+        "logs",
+        "protocol",
+        "readers",
+        "repair",
+        "run",
+        "storage",
+        "turn",
+    },
+    "hub": {"history", "logs", "repair", "thread"},
+    "auth": {"errors"},
+    "upgrade": {"errors", "events", "protocol", "storage"},
+    "websocket": set(),
+    "answers": {"errors", "protocol"},
+    "connection": {
+        "answers",
+        "errors",
+        "events",
+        "limits",
+        "logs",
+        "protocol",
+        "storage",
+        "thread",
+        "upgrade",
+        "websocket",
+    },
+    "http": {"errors", "hub", "log", "logs", "protocol", "storage", "thread", "upgrade"},
+    "simulate": {"errors", "models"},
+    "app": {
+        "auth",
+        "connection",
+        "errors",
+        "events",
+        "graph",
+        "http",
+        "hub",
+        "logs",
+        "models",
+        "protocol",
+        "run",
+        "settings",
+        "storage",
+        "thread",
+        "threadwire",
+        "turn",
+        "upgrade",
+    },
+    "cli": {"app", "client", "config", "errors", "logs", "models", "settings", "simulate", "threadwire"},
+    "__main__": {"cli"},
+}
+#: What decides by its arguments alone.
+PURE = ("errors", "protocol", "events", "limits", "history", "jsonsafe")
+IMPURE = {"asyncio", "aiohttp", "time", "datetime", "random", "threading", "socket", "os", "sqlite3"}
+
+
+def part_of(path: Path) -> str:
+    """The table's name for a file."""
+    first = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    return "threadwire" if first == "__init__" else first
+
+
+def imports(path: Path) -> set[str]:
+    """The full names of all that a file imports, also inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_point_down(name: str) -> None:
+    """A module imports only what the table lets its part import."""
+    part = part_of(FILES[name])
+    assert part in TABLE, f"{part} has no place in the table yet"
+    wanted: set[str] = set()
+    for found in imports(FILES[name]):
+        package, _, rest = found.partition(".")
+        if package == "threadwire":
+            first = rest.split(".")[0]
+            wanted.add(first if first in TABLE else "threadwire")
+    assert wanted - {part} <= TABLE[part]
+
+
+def test_the_table_points_down() -> None:
+    """Each part stands below whatever it may import, so there are no cycles; and no part is gone."""
+    above: set[str] = set()
+    for part, allowed in TABLE.items():
+        assert allowed <= above, part
+        above.add(part)
+    assert above == {part_of(path) for path in FILES.values()}
+
+
+@pytest.mark.parametrize("part", PURE)
+def test_the_floor_is_pure(part: str) -> None:
+    """What is at the bottom knows no loop, no socket, no clock and no chance."""
+    assert not {found.split(".")[0] for found in imports(ROOT / f"{part}.py")} & IMPURE
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The modules a fresh interpreter has loaded after a statement and had not before."""
+    script = (
+        "import json, sys; before = set(sys.modules)\n"
+        f"{statement}\n"
+        "print(json.dumps(sorted(set(sys.modules) - before)))"
+    )
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    return set(json.loads(output.stdout))
+
+
+@pytest.mark.parametrize("module", ["protocol", "client"])
+def test_clients_load_no_server(module: str) -> None:
+    """Who only speaks the protocol loads neither langgraph nor langchain nor any of the server."""
+    loaded = loaded_by(f"import threadwire.{module}")
+    tops = {name.split(".")[0] for name in loaded}
+    assert not {name for name in tops if name.startswith(("langgraph", "langchain", "openai", "structlog"))}
+    ours = {name.split(".")[1] for name in loaded if name.startswith("threadwire.")}
+    assert ours <= {"client", "errors", "jsonsafe", "protocol"}
+
+
+def test_the_package_loads_nothing() -> None:
+    """``import threadwire`` is free."""
+    assert loaded_by("import threadwire") <= {"threadwire", "__future__"}
