@@ -12,27 +12,26 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Serve
-from harness import DEADLINE, Served, eventually
 from hypothesis import given
 from hypothesis import strategies as st
 from langgraph_sdk import get_client
-from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.errors import BadRequestError, ConflictError, NotFoundError
 
+from conftest import Serve
+from harness import DEADLINE, Served, eventually
 from threadwire.storage import MAX_METADATA_BYTES
 from threadwire.storage.sqlite_threads import holds
 from threadwire.title import MAX_TITLE, title_of
 
-Connect = Callable[..., Awaitable[tuple[Served, LangGraphClient]]]
+Connect = Callable[..., Awaitable[tuple[Served, Any]]]
 
 
 @pytest.fixture
 async def connect(serve: Serve) -> AsyncIterator[Connect]:
-    """``served, client = await connect("graphs:echo")``: a server and the SDK's client of it."""
+    """Start a server and the SDK's client of it: ``served, client = await connect("graphs:echo")``."""
     async with AsyncExitStack() as stack:
 
-        async def start(graph: str = "graphs:echo", **sections: Any) -> tuple[Served, LangGraphClient]:
+        async def start(graph: str = "graphs:echo", **sections: Any) -> tuple[Served, Any]:
             served = await serve(graph, **sections)
             return served, await stack.enter_async_context(get_client(url=served.url))
 
@@ -92,7 +91,7 @@ async def test_create_twice(connect: Connect) -> None:
     await client.threads.create(thread_id="t1", metadata={"n": 1})
     for if_exists in (None, "raise"):
         with pytest.raises(ConflictError) as refused:
-            await client.threads.create(thread_id="t1", if_exists=if_exists)  # type: ignore[arg-type]
+            await client.threads.create(thread_id="t1", if_exists=if_exists)
         assert refused.value.response.json()["error"]["code"] == "conflict"
     same = await client.threads.create(thread_id="t1", metadata={"n": 2}, if_exists="do_nothing")
     assert same["metadata"] == {"n": 1}
@@ -110,7 +109,7 @@ async def test_create_refuses(connect: Connect) -> None:
         ({"metadata": {"k": "x" * MAX_METADATA_BYTES}}, "metadata"),
     ]:
         with pytest.raises(httpx.HTTPStatusError) as refused:
-            await client.threads.create(**arguments)  # type: ignore[arg-type]
+            await client.threads.create(**arguments)
         assert refused.value.response.status_code in (400, 413)
         assert field in refused.value.response.json()["error"]["message"]
     assert await client.threads.count() == 0
@@ -130,10 +129,8 @@ async def test_unknown(connect: Connect) -> None:
         lambda: threads.get_history(none),
     ):
         with pytest.raises(NotFoundError) as refused:
-            await asked()  # type: ignore[no-untyped-call]
-        assert refused.value.response.json() == {
-            "error": {"code": "not_found", "message": "There is no such thread."}
-        }
+            await asked()
+        assert refused.value.response.json() == {"error": {"code": "not_found", "message": "There is no such thread."}}
     assert await threads.count() == 0
 
 
@@ -222,7 +219,10 @@ async def test_title_given_before(connect: Connect) -> None:
     assert (await client.threads.get("t2"))["metadata"] == {"title": "By blocks", "n": 2}
 
 
-@given(st.text(max_size=300) | st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": st.text()})))
+BLOCKS = st.fixed_dictionaries({"type": st.just("text"), "text": st.text(max_size=100)})
+
+
+@given(st.text(max_size=300) | st.lists(BLOCKS, max_size=3))
 def test_title_is_a_line(content: Any) -> None:
     """Whatever is written, a title is one short line that a terminal may print, or there is none."""
     title = title_of(content)
@@ -313,7 +313,7 @@ async def test_search_values(connect: Connect) -> None:
     assert thread["values"] is None
     [thread] = await client.threads.search(select=["thread_id", "values"])
     assert sorted(thread) == ["thread_id", "values"]
-    assert [message["content"] for message in thread["values"]["messages"]] == ["hello", "echo: hello"]  # type: ignore[index]
+    assert [message["content"] for message in thread["values"]["messages"]] == ["hello", "echo: hello"]
 
 
 async def test_search_refuses(connect: Connect) -> None:
@@ -330,7 +330,7 @@ async def test_search_refuses(connect: Connect) -> None:
         ({"status": "asleep"}, "status"),
     ]:
         with pytest.raises(BadRequestError) as refused:
-            await client.threads.search(**arguments)  # type: ignore[arg-type]
+            await client.threads.search(**arguments)
         error = refused.value.response.json()["error"]
         assert error["code"] == "invalid_argument"
         assert error["message"].startswith(field)
@@ -355,13 +355,13 @@ async def test_state(connect: Connect) -> None:
     served, client = await connect("thread_graphs:working")
     await say(served, "t1", "keys", message_id="m1")
     state = await client.threads.get_state("t1")
-    human, calls, tool, answer = state["values"]["messages"]  # type: ignore[call-overload]
+    human, calls, tool, answer = state["values"]["messages"]
     assert (human["type"], human["content"], human["id"]) == ("human", "keys", "m1")
     assert calls["type"] == "ai"
     assert calls["tool_calls"] == [{"id": "call-1", "name": "look", "args": {"what": "keys"}, "type": "tool_call"}]
     assert (tool["type"], tool["tool_call_id"]) == ("tool", "call-1")
     assert answer["content"] == "There it is."
-    extra = state["values"]["extra"]  # type: ignore[call-overload]
+    extra = state["values"]["extra"]
     assert (sorted(extra["odd"]), extra["3"]) == ([1, 2], 4.5)
     assert (state["next"], state["tasks"], state["interrupts"]) == ([], [], [])
     checkpoint, parent = state["checkpoint"], state["parent_checkpoint"]
@@ -380,7 +380,7 @@ async def test_state_of_a_checkpoint(connect: Connect) -> None:
     await say(served, "t1", "keys")
     threads = client.threads
     history = await threads.get_history("t1")
-    assert [len(state["values"].get("messages", [])) for state in history] == [4, 3, 2, 1, 0]  # type: ignore[union-attr]
+    assert [len(state["values"].get("messages", [])) for state in history] == [4, 3, 2, 1, 0]
     assert [list(state["next"]) for state in history] == [[], ["say"], ["look"], ["call"], ["__start__"]]
     for state in history:
         checkpoint_id = state["checkpoint"]["checkpoint_id"]
@@ -390,11 +390,11 @@ async def test_state_of_a_checkpoint(connect: Connect) -> None:
     await threads.create(thread_id="t2")
     for asked in (
         lambda: threads.get_state("t1", checkpoint_id="nope"),
-        lambda: threads.get_state("t1", checkpoint={"checkpoint_ns": "no:where"}),  # type: ignore[typeddict-item]
+        lambda: threads.get_state("t1", checkpoint={"checkpoint_ns": "no:where"}),
         lambda: threads.get_state("t2", checkpoint_id=str(history[0]["checkpoint"]["checkpoint_id"])),
     ):
         with pytest.raises(NotFoundError) as refused:
-            await asked()  # type: ignore[no-untyped-call]
+            await asked()
         assert refused.value.response.json()["error"]["code"] == "no_such_checkpoint"
     with pytest.raises(BadRequestError):
         await threads.get_state("t2", checkpoint=history[0]["checkpoint"])
@@ -439,11 +439,11 @@ async def test_history(connect: Connect) -> None:
     assert await threads.get_history("t1", limit=2, before=states[1]["checkpoint"]) == states[2:4]
     assert await threads.get_history("t1", before=str(states[1]["checkpoint"]["checkpoint_id"])) == states[2:]
     inputs = await threads.get_history("t1", metadata={"source": "input"})
-    assert [state["metadata"]["source"] for state in inputs] == ["input", "input"]  # type: ignore[index]
+    assert [state["metadata"]["source"] for state in inputs] == ["input", "input"]
     assert (await call(served, "GET", "/threads/t1/history?limit=2"))[1] == states[:2]
     for arguments in ({"metadata": {"a' OR 1=1 --": 1}}, {"limit": 0}, {"before": 1}):
         with pytest.raises(BadRequestError):
-            await threads.get_history("t1", **arguments)  # type: ignore[arg-type]
+            await threads.get_history("t1", **arguments)
     assert (await call(served, "GET", "/threads/t1/history?limit=x"))[0] == 400
 
 
@@ -471,7 +471,7 @@ async def test_interrupts(connect: Connect) -> None:
     await socket.until("run_finished", run_id=ack["run_id"])
     thread = await threads.get("t1")
     assert (thread["status"], thread["interrupts"]) == ("idle", {})
-    assert thread["values"]["messages"][-1]["content"] == "you said yes"  # type: ignore[index,call-overload]
+    assert thread["values"]["messages"][-1]["content"] == "you said yes"
 
 
 async def test_failures_do_not_leak(connect: Connect) -> None:
@@ -490,7 +490,7 @@ async def test_copy(connect: Connect) -> None:
     """A copy has all the checkpoints and the name of its original, is found by its words, and goes its own way."""
     served, client = await connect()
     await say(served, "t1", "hello")
-    copy: Any = await client.threads.copy("t1")
+    copy = await client.threads.copy("t1")
     copy_id = copy["thread_id"]
     assert copy_id != "t1"
     assert copy["metadata"] == {"title": "hello"}
@@ -507,7 +507,7 @@ async def test_copy_of_a_question(connect: Connect) -> None:
     """A copy of a thread that waits for a person waits too, and each can be answered."""
     served, client = await connect("thread_graphs:asking")
     await say(served, "t1", "Really")
-    copy: Any = await client.threads.copy("t1")
+    copy = await client.threads.copy("t1")
     assert copy["status"] == "interrupted"
     for thread_id, answer in ((copy["thread_id"], "yes"), ("t1", "no")):
         socket = await served.connect(thread_id)
@@ -523,7 +523,7 @@ async def test_copy_of_a_running_thread(connect: Connect) -> None:
     socket = await served.attach("t1")
     run_id = (await socket.ask("send", content="hang"))["run_id"]
     await eventually(lambda: _has_next(client, "t1", "look"), "the tool to hang")
-    copy: Any = await client.threads.copy("t1")
+    copy = await client.threads.copy("t1")
     assert copy["status"] == "idle"
     copied = await served.history(copy["thread_id"])
     assert [message["role"] for message in copied] == ["user", "assistant", "tool"]
@@ -535,7 +535,7 @@ async def test_copy_of_a_running_thread(connect: Connect) -> None:
     await client.runs.cancel("t1", run_id, wait=True)
 
 
-async def _has_next(client: LangGraphClient, thread_id: str, node: str) -> bool:
+async def _has_next(client: Any, thread_id: str, node: str) -> bool:
     try:
         return list((await client.threads.get_state(thread_id))["next"]) == [node]
     except NotFoundError:
@@ -583,7 +583,7 @@ async def test_cancel_refuses(connect: Connect) -> None:
         await client.runs.cancel("t1", run_id)
     for arguments in ({"action": "rollback"}, {"params": {"wait": "maybe"}}):
         with pytest.raises(BadRequestError):
-            await client.runs.cancel("t1", run_id, **arguments)  # type: ignore[arg-type]
+            await client.runs.cancel("t1", run_id, **arguments)
     with pytest.raises(BadRequestError):
         await client.runs.cancel("t1", "not-a-uuid")
 
@@ -616,7 +616,7 @@ async def test_export_json(connect: Connect) -> None:
     assert exported["messages"] == await served.history("t1")
     thread = await client.threads.get("t1")
     kept = ("thread_id", "created_at", "updated_at", "status", "metadata")
-    assert {name: exported[name] for name in exported if name != "messages"} == {k: thread[k] for k in kept}  # type: ignore[literal-required]
+    assert {name: exported[name] for name in exported if name != "messages"} == {k: thread[k] for k in kept}
 
 
 async def test_export_refuses(connect: Connect) -> None:

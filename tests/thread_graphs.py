@@ -10,20 +10,20 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
 
+def _chain(schema: Any, **nodes: Any) -> Any:
+    """The nodes one after another."""
+    builder: Any = StateGraph(schema)
+    for before, (name, node) in zip([START, *nodes], nodes.items(), strict=False):
+        builder.add_node(name, node).add_edge(before, name)
+    return builder
+
+
 async def _ask(state: MessagesState) -> dict[str, Any]:
     answer = interrupt({"question": f"{state['messages'][-1].text}?"})
     return {"messages": [AIMessage(f"you said {answer}")]}
 
 
-_inner = StateGraph(MessagesState).add_node("ask", _ask).add_edge(START, "ask").compile()
-asking = StateGraph(MessagesState).add_node("inner", _inner).add_edge(START, "inner")
-
-
-class Odd:
-    """What no JSON has a form for."""
-
-    def __init__(self) -> None:
-        self.secret = "not to be told"
+asking = _chain(MessagesState, inner=_chain(MessagesState, ask=_ask).compile())
 
 
 class State(MessagesState):
@@ -36,7 +36,8 @@ async def _call(state: State) -> dict[str, Any]:
 
 
 async def _look(state: State) -> dict[str, Any]:
-    call = state["messages"][-1].tool_calls[0]  # type: ignore[union-attr]
+    answer: Any = state["messages"][-1]
+    call = answer.tool_calls[0]
     if call["args"]["what"] == "hang":
         await asyncio.Event().wait()
     return {"messages": [ToolMessage("```\nfound\n```", tool_call_id=call["id"], name="look")]}
@@ -46,19 +47,11 @@ async def _say(_state: State) -> dict[str, Any]:
     return {"messages": [AIMessage("There it is.")], "extra": {"odd": {1, 2}, b"k": b"\x00\xff", 3: 4.5}}
 
 
-working = (
-    StateGraph(State)
-    .add_node("call", _call)
-    .add_node("look", _look)
-    .add_node("say", _say)
-    .add_edge(START, "call")
-    .add_edge("call", "look")
-    .add_edge("look", "say")
-)
+working = _chain(State, call=_call, look=_look, say=_say)
 
 
 async def _fail(_state: MessagesState) -> dict[str, Any]:
     raise ValueError("secret-in-exception")
 
 
-failing = StateGraph(MessagesState).add_node("fail", _fail).add_edge(START, "fail")
+failing = _chain(MessagesState, fail=_fail)

@@ -135,13 +135,16 @@ class Screen:
         return min(self._console.width, MAX_WIDTH)
 
     def _end_of(self, parts: Iterable[RenderableType]) -> RenderableType:
-        options = self._console.options.update(width=self.width)
         lines: list[list[Segment]] = []
         for part in parts:
-            lines += [[], *self._console.render_lines(part, options, pad=False)]
-        kept = lines[-max(1, self._console.height - 2) :]
-        new_line = Segment.line()
-        return Segments([segment for line in kept for segment in (*line, new_line)][:-1])
+            lines += [[], *self._lines(part)]
+        return _joined(lines[-max(1, self._console.height - 2) :])
+
+    def _lines(self, what: RenderableType) -> list[list[Segment]]:
+        """As lines of the terminal, without the empty ones that rich puts around lists and tables."""
+        lines = self._console.render_lines(what, self._console.options.update(width=self.width), pad=False)
+        full = [place for place, line in enumerate(lines) if any(segment.text.strip() for segment in line)]
+        return lines[full[0] : full[-1] + 1] if full else []
 
     def _print(self, kind: str, what: RenderableType, *, together: bool = False) -> None:
         if self._last and not (together and self._last == kind):
@@ -150,7 +153,12 @@ class Screen:
         if self._live is not None:
             # It is drawn again below, and should not push up what it shows and what is now printed.
             self._live.update(Text(""))
-        self._console.print(what, width=self.width)
+        self._console.print(_joined(self._lines(what)))
+
+
+def _joined(lines: Iterable[list[Segment]]) -> Segments:
+    new_line = Segment.line()
+    return Segments([segment for line in lines for segment in (*line, new_line)][:-1])
 
 
 def thought(text: str) -> Text:
