@@ -51,9 +51,14 @@ class Process:
     async def start(cls, arguments: list[str], folder: str, environment: dict[str, str], core: int) -> Process:
         errors = "serve" in arguments
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "threadwire", *arguments,
-            cwd=folder, env={**os.environ, **environment},
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE if errors else None,
+            sys.executable,
+            "-m",
+            "threadwire",
+            *arguments,
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE if errors else None,
         )
         pin(process.pid, core)
         stream = process.stderr if errors else process.stdout
@@ -163,8 +168,10 @@ async def measure(
         spent = cpu_seconds(server.process.pid) - before
         costs.append(spent / (options.sessions * options.tokens) * 1e6)
         firsts = sorted(first for _, first in found)
-        print(f"  {options.sessions} sessions x {options.tokens} tokens at {options.rate}/s: "
-              f"{costs[-1]:.0f} us CPU a token, first token p50 {firsts[len(firsts) // 2] * 1000:.0f} ms")
+        print(
+            f"  {options.sessions} sessions x {options.tokens} tokens at {options.rate}/s: "
+            f"{costs[-1]:.0f} us CPU a token, first token p50 {firsts[len(firsts) // 2] * 1000:.0f} ms"
+        )
     print(f"CPU per token: median {statistics.median(costs):.0f} us of {options.rounds} rounds")
     print(f"idle connection: {await idle(session, server, options.idle):.1f} KiB each at {options.idle}")
 

@@ -16,8 +16,8 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 from aiohttp.web_runner import BaseRunner
-from harness import Provider, Served, start_provider
 
+from harness import Provider, Served, start_provider
 from threadwire import logs
 from threadwire.app import make_app
 from threadwire.settings import Settings
@@ -42,7 +42,7 @@ def settings_for(database: Path, graph: str | None, sections: dict[str, dict[str
 class _Server(TestServer):
     """aiohttp's test server, but with what the real one runs with: a lost socket does not cancel its handler."""
 
-    async def _make_runner(self, **options: Any) -> BaseRunner[Any]:
+    async def _make_runner(self, **options: Any) -> BaseRunner:
         return await super()._make_runner(**{**options, "handler_cancellation": False})
 
 
@@ -54,7 +54,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 async def serve(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator[Serve]:
-    """Start servers, as ``await serve("graphs:echo", runs={...})``; all are stopped at the end."""
+    """A function that starts servers, ``await serve("graphs:echo", runs={...})``; all are stopped at the end."""
     started: list[Served] = []
 
     async def start(graph: str | None = None, *, database: Path | None = None, **sections: Any) -> Served:

@@ -101,8 +101,10 @@ class Socket:
 
     async def vanish(self) -> None:
         """Cut the TCP connection without a close frame."""
-        transport = self.ws._response.connection.transport
-        transport.abort()
+        connection = self.ws._response.connection
+        assert connection is not None
+        assert connection.transport is not None
+        connection.transport.abort()
         await self.ws.close()
 
 

@@ -227,38 +227,37 @@ async def test_fragmented_messages_are_one(served: Served) -> None:
     await gone(served)
 
 
-@pytest.mark.parametrize(
-    ("data", "code"),
-    [
-        (frame(b'{"type":"\xff"}'), 1007),
-        (frame(b"\xc3", fin=False) + frame(b"(", 0), 1007),
-        (frame(b"\xed\xa0\x80"), 1007),
-        (frame(b"x" * 5000), 1009),
-        (frame(b"", length=2**62), 1009),
-        (frame(b"x" * 600, fin=False) + frame(b"x" * 600, 0), 1009),
-        (frame(b"x" * 5000, BINARY), 1009),
-        (frame(b"a", 3), 1002),
-        (frame(b"a", 15), 1002),
-        (frame(b"a", first=0x40), 1002),
-        (frame(b"a", first=0x20), 1002),
-        (frame(b"a", 0), 1002),
-        (frame(b"a", fin=False) + frame(b"b"), 1002),
-        (frame(b"a" * 126, PING), 1002),
-        (frame(b"", PING, fin=False), 1002),
-        (frame(b"\x03", CLOSE), 1002),
-        (frame(b"\x03\xed", CLOSE), 1002),
-    ],
-    ids=lambda value: repr(value[:12]) if isinstance(value, bytes) else str(value),
-)
-async def test_broken_frames_close(serve: Serve, data: bytes, code: int) -> None:
+BROKEN_FRAMES = [
+    (frame(b'{"type":"\xff"}'), 1007),
+    (frame(b"\xc3", fin=False) + frame(b"(", 0), 1007),
+    (frame(b"\xed\xa0\x80"), 1007),
+    (frame(b"x" * 5000), 1009),
+    (frame(b"", length=2**62), 1009),
+    (frame(b"x" * 600, fin=False) + frame(b"x" * 600, 0), 1009),
+    (frame(b"x" * 5000, BINARY), 1009),
+    (frame(b"a", 3), 1002),
+    (frame(b"a", 15), 1002),
+    (frame(b"a", first=0x40), 1002),
+    (frame(b"a", first=0x20), 1002),
+    (frame(b"a", 0), 1002),
+    (frame(b"a", fin=False) + frame(b"b"), 1002),
+    (frame(b"a" * 126, PING), 1002),
+    (frame(b"", PING, fin=False), 1002),
+    (frame(b"\x03", CLOSE), 1002),
+    (frame(b"\x03\xed", CLOSE), 1002),
+]
+
+
+async def test_broken_frames_close(serve: Serve) -> None:
     """What breaks the WebSocket protocol is closed with the code for it, also while the client goes on sending."""
     served = await serve("graphs:echo", server={"max_message_bytes": 1000})
-    raw = await ready(served)
-    raw.command("ping", id="before")
-    raw.writer.write(data + b"more" * 500_000)
-    assert (await raw.next())["id"] == "before"
-    assert await raw.closed() == code
-    await gone(served)
+    for data, code in BROKEN_FRAMES:
+        raw = await ready(served)
+        raw.command("ping", id="before")
+        raw.writer.write(data + b"more" * 500_000)
+        assert (await raw.next())["id"] == "before"
+        assert await raw.closed() == code, data[:40]
+        await gone(served)
     await works(await served.attach("t1"))
 
 
@@ -283,6 +282,7 @@ async def test_too_many_bad_frames_close(served: Served) -> None:
     await socket.ws.send_str("x")
     assert (await socket.next())["code"] == "bad_frame"
     assert await socket.closed() == 1008
+    await socket.ws.close()
     await gone(served)
 
 
@@ -428,40 +428,40 @@ UPGRADE = {
 }
 
 
-@pytest.mark.parametrize(
-    ("query", "field"),
-    [
-        ("thread_id=", "thread_id"),
-        ("thread_id=-a", "thread_id"),
-        ("thread_id=a%2Fb", "thread_id"),
-        ("thread_id=a%00", "thread_id"),
-        ("thread_id=%C3%A9", "thread_id"),
-        ("thread_id=a%0A", "thread_id"),
-        ("thread_id=" + "a" * 129, "thread_id"),
-        ("after=1", "epoch"),
-        ("epoch=e", "after"),
-        ("after=&epoch=e", "after"),
-        ("after=-1&epoch=e", "after"),
-        ("after=1.5&epoch=e", "after"),
-        ("after=%D9%A1&epoch=e", "after"),
-        ("after=" + "9" * 400 + "&epoch=e", "after"),
-        ("history=0", "history"),
-        ("history=all", "history"),
-        ("history=-5", "history"),
-        ("history=", "history"),
-        ("on_disconnect=", "on_disconnect"),
-        ("on_disconnect=stay", "on_disconnect"),
-        ("raw=yes", "raw"),
-        ("raw=", "raw"),
-    ],
-)
-async def test_bad_parameters_are_refused(served: Served, query: str, field: str) -> None:
+BAD_PARAMETERS = [
+    ("thread_id=", "thread_id"),
+    ("thread_id=-a", "thread_id"),
+    ("thread_id=a%2Fb", "thread_id"),
+    ("thread_id=a%00", "thread_id"),
+    ("thread_id=%C3%A9", "thread_id"),
+    ("thread_id=a%0A", "thread_id"),
+    ("thread_id=" + "a" * 129, "thread_id"),
+    ("after=1", "epoch"),
+    ("epoch=e", "after"),
+    ("after=&epoch=e", "after"),
+    ("after=-1&epoch=e", "after"),
+    ("after=1.5&epoch=e", "after"),
+    ("after=%D9%A1&epoch=e", "after"),
+    ("after=" + "9" * 400 + "&epoch=e", "after"),
+    ("history=0", "history"),
+    ("history=all", "history"),
+    ("history=-5", "history"),
+    ("history=", "history"),
+    ("on_disconnect=", "on_disconnect"),
+    ("on_disconnect=stay", "on_disconnect"),
+    ("raw=yes", "raw"),
+    ("raw=", "raw"),
+]
+
+
+async def test_bad_parameters_are_refused(served: Served) -> None:
     """A malformed parameter is 400 before the upgrade, with a body that names it."""
-    url = f"{served.url}/ws?{query}"
-    async with served.session.get(URL(url, encoded=True), headers=UPGRADE) as response:
-        status, code, message = await refusal(response)
-    assert (status, code) == (400, "invalid_argument")
-    assert message.startswith(f"{field}: ")
+    for query, field in BAD_PARAMETERS:
+        url = URL(f"{served.url}/ws?{query}", encoded=True)
+        async with served.session.get(url, headers=UPGRADE) as response:
+            status, code, message = await refusal(response)
+        assert (status, code) == (400, "invalid_argument"), query
+        assert message.startswith(f"{field}: ")
 
 
 async def test_raw_events_are_refused_where_they_are_not_let_out(served: Served) -> None:
@@ -484,142 +484,132 @@ async def test_a_plain_request_is_no_upgrade(served: Served) -> None:
     await gone(served)
 
 
-@pytest.mark.parametrize(
-    "origin",
-    [
-        "http://evil.example",
-        "https://127.0.0.1:{port}",
-        "http://127.0.0.1:1",
-        "http://127.0.0.1",
-        "http://localhost:{port}",
-        "http://127.0.0.1:{port}.evil.example",
-        "http://127.0.0.1:{port}@evil.example",
-        "https://chat.example",
-        "https://chat.example:8443",
-        "http://chat.example:8443",
-        "null",
-        "",
-        "*",
-        "chat.example",
-        "http://[::1",
-        "http://\u00e9",
-    ],
-)
-async def test_foreign_pages_are_refused(serve: Serve, origin: str) -> None:
+FOREIGN_ORIGINS = [
+    "http://evil.example",
+    "https://127.0.0.1:{port}",
+    "http://127.0.0.1:1",
+    "http://127.0.0.1",
+    "http://localhost:{port}",
+    "http://127.0.0.1:{port}.evil.example",
+    "http://127.0.0.1:{port}@evil.example",
+    "https://chat.example",
+    "https://chat.example:8443",
+    "http://chat.example:8443",
+    "null",
+    "",
+    "*",
+    "chat.example",
+    "http://[::1",
+    "http://\u00e9",
+]
+
+
+async def test_foreign_pages_are_refused(serve: Serve) -> None:
     """An Origin whose scheme, host or port is another is 403, for the socket and for whatever changes something."""
     served = await serve("graphs:echo", server={"allowed_origins": ["https://chat.example:8444"]})
-    headers = {"Origin": origin.format(port=served.server.port)}
-    async with served.session.get(f"{served.url}/ws", headers={**UPGRADE, **headers}) as response:
-        assert (await refusal(response))[:2] == (403, "forbidden")
-    url = f"{served.url}/threads/t1/runs/stream"
-    async with served.session.post(url, headers=headers, json={"content": "hi"}) as response:
-        assert (await refusal(response))[:2] == (403, "forbidden")
+    for origin in FOREIGN_ORIGINS:
+        headers = {"Origin": origin.format(port=served.server.port)}
+        async with served.session.get(f"{served.url}/ws", headers={**UPGRADE, **headers}) as response:
+            assert (await refusal(response))[:2] == (403, "forbidden"), origin
+        url = f"{served.url}/threads/t1/runs/stream"
+        async with served.session.post(url, headers=headers, json={"content": "hi"}) as response:
+            assert (await refusal(response))[:2] == (403, "forbidden"), origin
 
 
-@pytest.mark.parametrize(
-    "origin",
-    [
-        None,
-        "http://127.0.0.1:{port}",
-        "HTTPS://Chat.Example:8444",
-        "https://plain.example",
-        "https://plain.example:443",
-    ],
-)
-async def test_known_pages_connect(serve: Serve, origin: str | None) -> None:
+async def test_known_pages_connect(serve: Serve) -> None:
     """No Origin, the server's own and the listed ones pass; a scheme's own port may be left out."""
     served = await serve(
         "graphs:echo", server={"allowed_origins": ["https://chat.example:8444", "https://plain.example"]}
     )
-    headers = {} if origin is None else {"Origin": origin.format(port=served.server.port)}
-    async with served.session.ws_connect(f"{served.url}/ws", headers=headers) as ws:
-        assert (await ws.receive_json(timeout=DEADLINE))["type"] == "ready"
+    own = f"http://127.0.0.1:{served.server.port}"
+    for origin in (None, own, "HTTPS://Chat.Example:8444", "https://plain.example", "https://plain.example:443"):
+        headers = {} if origin is None else {"Origin": origin}
+        async with served.session.ws_connect(f"{served.url}/ws", headers=headers) as ws:
+            assert (await ws.receive_json(timeout=DEADLINE))["type"] == "ready", origin
 
 
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [
-        ("127.0.0.1", 200),
-        ("localhost:1234", 200),
-        ("app.localhost", 200),
-        ("[::1]:8000", 200),
-        ("127.3.2.1", 200),
-        ("evil.example", 403),
-        ("127.0.0.1.evil.example", 403),
-        ("localhost.evil.example", 403),
-        ("10.0.0.1", 403),
-        ("0.0.0.0", 403),
-        ("[::1", 403),
-        ("a:b:c", 403),
-        ("a b", 403),
-        ("", 403),
-    ],
-)
-async def test_the_server_is_reached_by_a_loopback_name(served: Served, host: str, status: int) -> None:
+HOSTS = [
+    ("127.0.0.1", 200),
+    ("localhost:1234", 200),
+    ("app.localhost", 200),
+    ("[::1]:8000", 200),
+    ("127.3.2.1", 200),
+    ("evil.example", 403),
+    ("127.0.0.1.evil.example", 403),
+    ("localhost.evil.example", 403),
+    ("10.0.0.1", 403),
+    ("0.0.0.0", 403),
+    ("a:b:c", 403),
+    ("a b", 403),
+    ("", 403),
+]
+
+
+async def test_the_server_is_reached_by_a_loopback_name(served: Served) -> None:
     """Where nobody is asked who they are, a name that is not this machine's is refused (DNS rebinding)."""
-    async with served.session.get(f"{served.url}/healthz", headers={"Host": host}) as response:
-        assert response.status == status
-        if status == 403:
-            assert (await refusal(response))[1] == "forbidden"
+    for host, status in HOSTS:
+        async with served.session.get(f"{served.url}/healthz", headers={"Host": host}) as response:
+            assert response.status == status, host
+            if status == 403:
+                assert (await refusal(response))[1] == "forbidden"
 
 
 # --- beside the socket ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status", "code"),
-    [
-        ("GET", "/nothing", 404, "not_found"),
-        ("GET", "/healthz/", 404, "not_found"),
-        ("GET", "/ws/", 404, "not_found"),
-        ("POST", "/threads/t1/runs", 404, "not_found"),
-        ("GET", "/%00", 404, "not_found"),
-        ("POST", "/healthz", 405, "method_not_allowed"),
-        ("PUT", "/ws", 405, "method_not_allowed"),
-        ("GET", "/threads/t1/runs/stream", 405, "method_not_allowed"),
-        ("DELETE", "/threads/t1", 404, "not_found"),
-        ("DELETE", "/threads/%20", 400, "invalid_argument"),
-        ("POST", "/threads/-/runs/stream", 400, "invalid_argument"),
-        ("POST", "/threads/t1/runs/x/cancel", 400, "invalid_argument"),
-        ("POST", "/threads/t1/runs/0190a6f2-7c1e-7b3a-9d2f-1a2b3c4d5e6f/cancel", 404, "no_such_run"),
-        ("POST", "/threads/t1/runs/stream?on_disconnect=x", 400, "invalid_argument"),
-    ],
-)
-async def test_routes_refuse_by_name(served: Served, method: str, path: str, status: int, code: str) -> None:
+REFUSALS = [
+    ("GET", "/nothing", 404, "not_found"),
+    ("GET", "/healthz/", 404, "not_found"),
+    ("GET", "/ws/", 404, "not_found"),
+    ("POST", "/threads/t1/runs", 404, "not_found"),
+    ("GET", "/%00", 404, "not_found"),
+    ("POST", "/healthz", 405, "method_not_allowed"),
+    ("PUT", "/ws", 405, "method_not_allowed"),
+    ("GET", "/threads/t1/runs/stream", 405, "method_not_allowed"),
+    ("DELETE", "/threads/t1", 404, "not_found"),
+    ("DELETE", "/threads/%20", 400, "invalid_argument"),
+    ("POST", "/threads/-/runs/stream", 400, "invalid_argument"),
+    ("POST", "/threads/t1/runs/x/cancel", 400, "invalid_argument"),
+    ("POST", "/threads/t1/runs/0190a6f2-7c1e-7b3a-9d2f-1a2b3c4d5e6f/cancel", 404, "no_such_run"),
+    ("POST", "/threads/t1/runs/stream?on_disconnect=x", 400, "invalid_argument"),
+]
+
+
+async def test_routes_refuse_by_name(served: Served) -> None:
     """Every refusal has its status and the error body, and says which methods there are."""
-    url = URL(f"{served.url}{path}", encoded=True)
-    async with served.session.request(method, url) as response:
-        assert (await refusal(response))[:2] == (status, code)
-        assert ("Allow" in response.headers) is (status == 405)
+    for method, path, status, code in REFUSALS:
+        url = URL(f"{served.url}{path}", encoded=True)
+        async with served.session.request(method, url) as response:
+            assert (await refusal(response))[:2] == (status, code), path
+            assert ("Allow" in response.headers) is (status == 405)
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "code", "says"),
-    [
-        (b"", 400, "bad_frame", ""),
-        (b"hello", 400, "bad_frame", ""),
-        (b"[]", 400, "bad_frame", "a list"),
-        (b"\xff{}", 400, "bad_frame", ""),
-        (b"content=hi", 400, "bad_frame", ""),
-        (b"{}", 400, "invalid_argument", "content: "),
-        (b'{"content":5}', 400, "invalid_argument", "content: "),
-        (b'{"content":"a","type":"cancel"}', 400, "invalid_argument", "content: "),
-        (b'{"type":"cancel"}', 400, "invalid_argument", "type: "),
-        (b'{"content":"a","type":"nope"}', 400, "unknown_command", ""),
-        (b'{"content":"a","run_id":"x"}', 400, "invalid_argument", "run_id: "),
-        (b'{"content":"a","multitask_strategy":"rollback"}', 400, "invalid_argument", "multitask_strategy: "),
-        (b'{"content":[{"type":"text","text":"a","x":' + b"[" * 70 + b"]" * 70 + b"}]}", 400, "bad_frame", "64"),
-        (b'{"content":"' + b"x" * 2000 + b'"}', 413, "too_large", ""),
-        (b"x" * 900_000, 413, "too_large", ""),
-    ],
-    ids=lambda value: repr(value[:30]) if isinstance(value, bytes) else None,
-)
-async def test_bad_bodies_are_refused(serve: Serve, body: bytes, status: int, code: str, says: str) -> None:
+BAD_BODIES = [
+    (b"", 400, "bad_frame", ""),
+    (b"hello", 400, "bad_frame", ""),
+    (b"[]", 400, "bad_frame", "a list"),
+    (b"\xff{}", 400, "bad_frame", ""),
+    (b"content=hi", 400, "bad_frame", ""),
+    (b"{}", 400, "invalid_argument", "content: "),
+    (b'{"content":5}', 400, "invalid_argument", "content: "),
+    (b'{"content":"a","type":"cancel"}', 400, "invalid_argument", "content: "),
+    (b'{"type":"cancel"}', 400, "invalid_argument", "type: "),
+    (b'{"content":"a","type":"nope"}', 400, "unknown_command", ""),
+    (b'{"content":"a","run_id":"x"}', 400, "invalid_argument", "run_id: "),
+    (b'{"content":"a","multitask_strategy":"rollback"}', 400, "invalid_argument", "multitask_strategy: "),
+    (b'{"content":[{"type":"text","text":"a","x":' + b"[" * 70 + b"]" * 70 + b"}]}", 400, "bad_frame", "64"),
+    (b'{"content":"' + b"x" * 2000 + b'"}', 413, "too_large", ""),
+    (b"x" * 900_000, 413, "too_large", ""),
+]
+
+
+async def test_bad_bodies_are_refused(serve: Serve) -> None:
     """A stream that cannot be is refused with the error body before anything is streamed, and makes no thread."""
     served = await serve("graphs:echo", server={"max_message_bytes": 1000})
-    async with served.session.post(f"{served.url}/threads/t1/runs/stream", data=body) as response:
-        found = await refusal(response)
-    assert found[:2] == (status, code)
-    assert says in found[2]
+    for body, status, code, says in BAD_BODIES:
+        async with served.session.post(f"{served.url}/threads/t1/runs/stream", data=body) as response:
+            found = await refusal(response)
+        assert found[:2] == (status, code), body[:60]
+        assert says in found[2]
     socket = await served.connect("t1")
     assert (await socket.next())["created"] is True

@@ -13,7 +13,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from conftest import Serve
 from harness import Provider
 from test_cancel import assert_paired, fresh_gates
-from threadwire.events import ROOT, Filter, Marks, Origin, Translator, WantedTypes
+from threadwire.events import ROOT, Translator
+from threadwire.filters import Filter, Origin, WantedTypes
+from threadwire.toolcalls import Marks
 from threadwire.history import Said, missing, open_tool_calls, page, to_wire
 from threadwire.run import _Marker
 from threadwire.settings import Settings

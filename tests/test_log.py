@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from threadwire.errors import Gap
-from threadwire.events import Filter, Origin
+from threadwire.filters import Filter, Origin
 from threadwire.log import ENTRY_OVERHEAD, MAX_MERGED_CHARS, Cursor, Log
 
 ORIGINS = [

@@ -57,6 +57,6 @@ async def test_a_client_that_closes_stops_its_run(serve: Serve, provider: Provid
 
     async def stopped() -> bool:
         stats = await provider.stats()
-        return stats["open"] == 0 and stats["aborted"] == 1
+        return bool(stats["open"] == 0 and stats["aborted"] == 1)
 
     await eventually(stopped)

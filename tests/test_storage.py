@@ -25,7 +25,7 @@ from langgraph.store.base import PutOp
 
 from contracts.storage import Factory, StorageContract, a_run, config_of, finish, newest, put
 from threadwire.errors import ConfigError, StartupError, StorageError
-from threadwire.storage import open_storage
+from threadwire.storage import ThreadQuery, open_storage
 from threadwire.storage.sqlite import MIGRATIONS, SqliteStorage
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
@@ -175,6 +175,16 @@ async def test_reading_beside_the_writer(storage: SqliteStorage) -> None:
         assert await storage.get_run("t1", "r1") == a_run()
         assert await storage.get_thread("t1") is not None
         await storage._writer.rollback()
+
+
+async def test_reading_beside_a_search(storage: SqliteStorage) -> None:
+    """A search that takes its time keeps nobody from reading or writing."""
+    async with asyncio.timeout(5), storage._searcher_lock:
+        await storage.accept_run(a_run())
+        await put(storage.saver())
+        assert await newest(storage.reader) == "v"
+        assert await storage.get_run("t1", "r1") == a_run()
+        assert await storage.get_thread("t1") is not None
 
 
 async def test_delete_leaves_nothing(storage: SqliteStorage, path: str) -> None:
@@ -423,6 +433,22 @@ async def test_newer(path: str) -> None:
     content = Path(path).read_bytes()
     assert "newer threadwire" in await refusal(path)
     assert Path(path).read_bytes() == content
+
+
+async def test_older(path: str) -> None:
+    """A database of each older version is brought up to date with what is in it."""
+    for version in range(1, len(MIGRATIONS)):
+        file = f"{path}{version}"
+        for script in MIGRATIONS[:version]:
+            connection = sqlite3.connect(file)
+            connection.executescript(script)
+            connection.close()
+        rows(file, "INSERT INTO threads VALUES ('t1', 1.0, 1.0, 'idle', '{}', '[]')")
+        rows(file, f"PRAGMA user_version = {version}")
+        async with SqliteStorage.open(file) as storage:
+            await storage.accept_run(a_run())
+            assert [row.thread_id for row in await storage.search_threads(ThreadQuery(text="grüß"))] == ["t1"]
+        assert rows(file, "PRAGMA user_version") == [(len(MIGRATIONS),)]
 
 
 async def test_foreign_tables(path: str) -> None:

@@ -28,7 +28,7 @@ Connect = Callable[..., Awaitable[tuple[Served, Any]]]
 
 @pytest.fixture
 async def connect(serve: Serve) -> AsyncIterator[Connect]:
-    """Start a server and the SDK's client of it: ``served, client = await connect("graphs:echo")``."""
+    """Start a server, and the SDK's client of it."""
     async with AsyncExitStack() as stack:
 
         async def start(graph: str = "graphs:echo", **sections: Any) -> tuple[Served, Any]:
@@ -101,13 +101,14 @@ async def test_create_refuses(connect: Connect) -> None:
     """What cannot be done is refused by its name, and no thread is made."""
     _, client = await connect()
     supersteps = [{"updates": [{"values": {}, "as_node": "echo"}]}]
-    for arguments, field in [
+    refusals: list[tuple[dict[str, Any], str]] = [
         ({"thread_id": "../etc"}, "thread_id"),
         ({"supersteps": supersteps}, "supersteps"),
         ({"ttl": 5}, "ttl"),
         ({"if_exists": "replace"}, "if_exists"),
         ({"metadata": {"k": "x" * MAX_METADATA_BYTES}}, "metadata"),
-    ]:
+    ]
+    for arguments, field in refusals:
         with pytest.raises(httpx.HTTPStatusError) as refused:
             await client.threads.create(**arguments)
         assert refused.value.response.status_code in (400, 413)
@@ -120,16 +121,16 @@ async def test_unknown(connect: Connect) -> None:
     _, client = await connect()
     threads, none = client.threads, "no-such-thread"
     for asked in (
-        lambda: threads.get(none),
-        lambda: threads.update(none, metadata={"a": 1}),
-        lambda: threads.delete(none),
-        lambda: threads.copy(none),
-        lambda: threads.get_state(none),
-        lambda: threads.get_state(none, checkpoint_id="c"),
-        lambda: threads.get_history(none),
+        threads.get(none),
+        threads.update(none, metadata={"a": 1}),
+        threads.delete(none),
+        threads.copy(none),
+        threads.get_state(none),
+        threads.get_state(none, checkpoint_id="c"),
+        threads.get_history(none),
     ):
         with pytest.raises(NotFoundError) as refused:
-            await asked()
+            await asked
         assert refused.value.response.json() == {"error": {"code": "not_found", "message": "There is no such thread."}}
     assert await threads.count() == 0
 
@@ -248,7 +249,7 @@ async def test_search(connect: Connect) -> None:
         await client.threads.create(thread_id=f"t{number}", metadata=metadata)
     await say(served, "t1")
     search, count = client.threads.search, client.threads.count
-    for metadata, expected in [
+    found_by: list[tuple[dict[str, Any], list[str]]] = [
         ({"even": True}, ["t4", "t2", "t0"]),
         ({"even": 1}, []),
         ({"tags": ["n3"]}, ["t3"]),
@@ -256,7 +257,8 @@ async def test_search(connect: Connect) -> None:
         ({"owner": {"name": "a"}}, ["t4", "t3", "t2", "t1", "t0"]),
         ({"owner": {"n": 2}, "even": True}, ["t2"]),
         ({"'; DROP TABLE threads; --": 1}, []),
-    ]:
+    ]
+    for metadata, expected in found_by:
         assert ids(await search(metadata=metadata)) == expected
         assert await count(metadata=metadata) == len(expected)
     assert ids(await search(ids=["t3", "t1", "t9"])) == ["t3", "t1"]
@@ -319,7 +321,7 @@ async def test_search_values(connect: Connect) -> None:
 async def test_search_refuses(connect: Connect) -> None:
     """What cannot be searched by is refused by its name."""
     served, client = await connect()
-    for arguments, field in [
+    refusals: list[tuple[dict[str, Any], str]] = [
         ({"values": {"a": 1}}, "values"),
         ({"extract": {"a": "values.b"}}, "extract"),
         ({"select": ["secrets"]}, "select"),
@@ -328,7 +330,8 @@ async def test_search_refuses(connect: Connect) -> None:
         ({"offset": -1}, "offset"),
         ({"sort_by": "thread_id; DROP TABLE threads"}, "sort_by"),
         ({"status": "asleep"}, "status"),
-    ]:
+    ]
+    for arguments, field in refusals:
         with pytest.raises(BadRequestError) as refused:
             await client.threads.search(**arguments)
         error = refused.value.response.json()["error"]
@@ -389,12 +392,12 @@ async def test_state_of_a_checkpoint(connect: Connect) -> None:
         assert await threads.get_state("t1", checkpoint=state["checkpoint"]) == state
     await threads.create(thread_id="t2")
     for asked in (
-        lambda: threads.get_state("t1", checkpoint_id="nope"),
-        lambda: threads.get_state("t1", checkpoint={"checkpoint_ns": "no:where"}),
-        lambda: threads.get_state("t2", checkpoint_id=str(history[0]["checkpoint"]["checkpoint_id"])),
+        threads.get_state("t1", checkpoint_id="nope"),
+        threads.get_state("t1", checkpoint={"checkpoint_ns": "no:where"}),
+        threads.get_state("t2", checkpoint_id=str(history[0]["checkpoint"]["checkpoint_id"])),
     ):
         with pytest.raises(NotFoundError) as refused:
-            await asked()
+            await asked
         assert refused.value.response.json()["error"]["code"] == "no_such_checkpoint"
     with pytest.raises(BadRequestError):
         await threads.get_state("t2", checkpoint=history[0]["checkpoint"])
@@ -569,7 +572,7 @@ async def test_cancel_a_question(connect: Connect) -> None:
     await client.runs.cancel("t1", frames[0]["run_id"], wait=True)
 
     async def idle() -> bool:
-        return (await client.threads.get("t1"))["status"] == "idle"
+        return bool((await client.threads.get("t1"))["status"] == "idle")
 
     await eventually(idle, "the question to be dropped")
 

@@ -26,7 +26,7 @@ from threadwire import http, logs
 from threadwire.auth import check_host, check_origin
 from threadwire.connection import Connection, ConnectionSettings
 from threadwire.errors import StartupError
-from threadwire.events import Filter
+from threadwire.filters import Filter
 from threadwire.graph import Graph, open_agent_graph, open_graph
 from threadwire.hub import Hub
 from threadwire.logs import get_logger
@@ -84,7 +84,9 @@ async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None
         if settings.graph is None:
             model = await stack.enter_async_context(open_model(settings.model))
             app[MODEL] = model.description()
-            opening = open_agent_graph(model.chat_model, settings.agent, calls_tools=model.calls_tools, saver=storage.saver())
+            opening = open_agent_graph(
+                model.chat_model, settings.agent, calls_tools=model.calls_tools, saver=storage.saver()
+            )
         else:
             app[MODEL] = {"name": "graph", "why": f"{settings.graph} brings its own"}
             opening = open_graph(settings.graph, saver=storage.saver())

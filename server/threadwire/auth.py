@@ -56,6 +56,6 @@ def _origin(text: str) -> tuple[str, str, int | None] | None:
     """Scheme, host and port; None where there are none, as in the ``null`` of a sandboxed page."""
     try:
         url = URL(text)
-        return (url.scheme, url.host, url.port) if url.host else None
     except ValueError:
         return None
+    return (url.scheme, url.host, url.port) if url.host else None

@@ -19,7 +19,7 @@ from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 
 from threadwire.answers import Answer, Answers
 from threadwire.errors import BadFrame, Gap, InternalError, ThreadwireError
-from threadwire.events import Filter
+from threadwire.filters import Filter
 from threadwire.limits import Rate
 from threadwire.logs import get_logger
 from threadwire.protocol import (

@@ -19,9 +19,7 @@ from threadwire.storage import Storage
 class Conversation:
     """One thread's messages and state. Reads nothing before it is asked."""
 
-    def __init__(
-        self, thread_id: str, graph: Graph, storage: Storage, max_page: int, *, minted: bool
-    ) -> None:
+    def __init__(self, thread_id: str, graph: Graph, storage: Storage, max_page: int, *, minted: bool) -> None:
         self.thread_id = thread_id
         #: Whether the thread has a row: its first accepted command makes one.
         self.exists = False

@@ -7,92 +7,25 @@ for ``history`` in mid-run and for making a cut-off turn whole.
 The server's policy (a ``Filter`` over an event's type, name and tags) is applied here, once for all readers; a
 reader's own filter acts at its cursor, on the ``Origin`` a frame carries. Pure and table-driven: knows no asyncio, no
 clock (times come in as arguments), no log.
-
-What LangChain's events do not say themselves (tried on langchain-core 1.7, langgraph 1.2): a tool's ``tool_call_id``
-at its start and whether a model call is structured output are in the callbacks only, so ``Marks`` collects them
-there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from langgraph.errors import GraphBubbleUp
 
-from threadwire.history import Said, content_of, message_id, open_tool_calls, text_of, to_wire
+from threadwire.filters import Filter, Origin
+from threadwire.history import Said, content_of, message_id, text_of, to_wire
 from threadwire.jsonsafe import json_safe
+from threadwire.toolcalls import Marks, Told, ToolCalls
 
 #: The name of the root run, by which its events are picked out of the stream.
 ROOT = "threadwire"
 #: Documents of one retrieval that are sent, and characters of each.
 MAX_DOCUMENTS, MAX_DOCUMENT_CHARS = 20, 2000
-
-
-class Origin(NamedTuple):
-    """The event a frame was made from, as the six filters see it."""
-
-    type: str
-    name: str
-    tags: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """LangChain's six filters: includes are a union, excludes come after; empty is no filter.
-
-    The meaning is that of ``astream_events``' arguments, except that a custom event's type is ``custom``
-    (LangChain takes the event's own name for its type).
-    """
-
-    include_types: frozenset[str] = frozenset()
-    include_names: frozenset[str] = frozenset()
-    include_tags: frozenset[str] = frozenset()
-    exclude_types: frozenset[str] = frozenset()
-    exclude_names: frozenset[str] = frozenset()
-    exclude_tags: frozenset[str] = frozenset()
-
-    @classmethod
-    def of(cls, source: Any) -> Filter:
-        """The filter of anything with the six fields as lists: the config's ``events``, a ``subscribe``."""
-        return cls(**{name: frozenset(getattr(source, name)) for name in cls.__dataclass_fields__})
-
-    def passes(self, origin: Origin) -> bool:
-        """Whether a reader with this filter sees what came from ``origin``."""
-        if self.include_types or self.include_names or self.include_tags:
-            included = (
-                origin.type in self.include_types
-                or origin.name in self.include_names
-                or not self.include_tags.isdisjoint(origin.tags)
-            )
-            if not included:
-                return False
-        return (
-            origin.type not in self.exclude_types
-            and origin.name not in self.exclude_names
-            and self.exclude_tags.isdisjoint(origin.tags)
-        )
-
-
-class WantedTypes(list[str]):
-    """The ``include_types`` given to ``astream_events``: every type but chains, prompts and parsers.
-
-    LangChain only ever asks ``type in include_types``, and takes a custom event's name for its type, so the types to
-    let through cannot be listed; the ones to keep out can. The root's own chain events come in by its name.
-    """
-
-    def __contains__(self, kind: object) -> bool:
-        return kind not in ("chain", "prompt", "parser")
-
-
-@dataclass(slots=True)
-class Marks:
-    """What only the callbacks say, by LangChain run id."""
-
-    tool_call_ids: dict[str, str] = field(default_factory=dict)
-    structured: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -114,30 +47,10 @@ class _Call:
     ended: bool = False
 
 
-@dataclass(slots=True)
-class _Tool:
-    call_id: str
-    name: str
-    visible: bool
-    started_at: float
-
-
-@dataclass(slots=True)
-class _OpenCall:
-    """A ``tool_call`` that was told and has no ``tool_result`` yet."""
-
-    name: str
-    origin: Origin
-    hidden: bool = False
-    started_at: float | None = None
-
-
 _USAGE_DETAILS: tuple[Literal["input_token_details", "output_token_details"], ...] = (
     "input_token_details",
     "output_token_details",
 )
-
-Told: TypeAlias = tuple[dict[str, Any], Origin | None]
 
 
 class Translator:
@@ -151,13 +64,8 @@ class Translator:
         self.known: set[str] = set()
         self._key = messages_key
         self._calls: dict[str, _Call] = {}
-        self._tools: dict[str, _Tool] = {}
-        self._open: dict[str, _OpenCall] = {}
-        self._results: list[dict[str, Any]] = []
-        #: What tools gave since the graph's last step, by call id: their node may never get to store it.
-        self.tool_messages: dict[str, ToolMessage] = {}
+        self.tools = ToolCalls(run_id, policy, marks)
         self._told_text: dict[str, str] = {}
-        self._told_calls: set[str] = set()
         #: The thread's messages as the graph had them at its last step; None before the first.
         self.state: Sequence[BaseMessage] | None = None
         #: Whether the graph said that it waits for a person.
@@ -171,9 +79,9 @@ class Translator:
             "on_llm_stream": self._model_stream,
             "on_chat_model_end": self._model_end,
             "on_llm_end": self._llm_end,
-            "on_tool_start": self._tool_start,
-            "on_tool_end": self._tool_end,
-            "on_tool_error": self._tool_error,
+            "on_tool_start": self.tools.start,
+            "on_tool_end": self.tools.end,
+            "on_tool_error": self.tools.error,
             "on_retriever_end": self._retriever_end,
             "on_custom_event": self._custom_event,
             "on_chain_stream": self._root_stream,
@@ -213,7 +121,7 @@ class Translator:
                 wire["tool_calls"] = said.tool_calls
             messages.append(wire)
         answered = {message.tool_call_id for message in self.state or () if isinstance(message, ToolMessage)}
-        messages.extend(result for result in self._results if result["tool_call_id"] not in answered)
+        messages.extend(result for result in self.tools.results if result["tool_call_id"] not in answered)
         return messages
 
     def settle(self, messages: Sequence[BaseMessage], now: float) -> Iterator[Told]:
@@ -223,14 +131,9 @@ class Translator:
                 self._told_text[call.message_id] = "".join(call.parts)
         if self.state is None:
             # Stopped before its first step.
-            self._reopen([m for index, m in enumerate(messages) if message_id(m, index) in self.known])
+            self.tools.reopen([m for index, m in enumerate(messages) if message_id(m, index) in self.known])
         yield from self._step(messages, now)
-        yield from self.close_tools(now)
-
-    def close_tools(self, now: float) -> Iterator[Told]:
-        """A ``tool_result`` that says so for each call still open when the run has ended."""
-        for call_id in list(self._open):
-            yield from self._result(call_id, "The tool did not finish.", "error", now)
+        yield from self.tools.close(now)
 
     # --- models -----------------------------------------------------------------------------------
 
@@ -245,7 +148,7 @@ class Translator:
             metadata = event["metadata"]
             kind = "llm" if event["event"].startswith("on_llm") else "chat_model"
             origin = Origin(kind, event["name"], tuple(event.get("tags") or ()))
-            inside_tool = any(parent in self._tools for parent in event.get("parent_ids") or ())
+            inside_tool = any(self.tools.ran(parent) for parent in event.get("parent_ids") or ())
             call = _Call(
                 origin=origin,
                 visible=self._policy.passes(origin),
@@ -327,7 +230,7 @@ class Translator:
             if self._policy.passes(origin):
                 args = json_safe(wanted["args"])
                 call.tool_calls.append({"id": call_id, "name": wanted["name"], "args": args})
-                yield from self._tool_call(call_id, wanted["name"], args, call.node, origin)
+                yield from self.tools.tell(call_id, wanted["name"], args, call.node, origin)
 
     def _usage(self, call: _Call, output: AIMessage) -> Iterator[Told]:
         found = output.usage_metadata
@@ -348,84 +251,6 @@ class Translator:
                 "details": details,
             }
             yield frame, call.origin
-
-    # --- tools ------------------------------------------------------------------------------------
-
-    def _tool_start(self, event: Any, now: float) -> Iterator[Told]:
-        key = event["run_id"]
-        origin = Origin("tool", event["name"], tuple(event.get("tags") or ()))
-        call_id = self._marks.tool_call_ids.pop(key, None) or key
-        visible = self._policy.passes(origin)
-        self._tools[key] = _Tool(call_id, event["name"], visible, now)
-        if visible and call_id not in self._told_calls:
-            # Not asked for by a model that readers see: a node called it itself.
-            args = json_safe(event["data"].get("input") or {})
-            node = event["metadata"].get("langgraph_node")
-            yield from self._tool_call(call_id, event["name"], args if isinstance(args, dict) else {}, node, origin)
-        if call_id in self._open:
-            self._open[call_id].started_at = now
-            self._open[call_id].hidden = not visible
-
-    def _tool_call(self, call_id: str, name: str, args: Any, node: str | None, origin: Origin) -> Iterator[Told]:
-        self._told_calls.add(call_id)
-        self._open[call_id] = _OpenCall(name, origin)
-        frame = {
-            "type": "tool_call",
-            "run_id": self.run_id,
-            "id": call_id,
-            "name": name,
-            "args": args,
-            "node": node,
-        }
-        yield frame, origin
-
-    def _tool_end(self, event: Any, now: float) -> Iterator[Told]:
-        tool = self._tools.get(event["run_id"])
-        if tool is None:
-            return
-        output = event["data"].get("output")
-        message = _tool_message(output, tool.call_id)
-        if message is not None:
-            self.tool_messages[tool.call_id] = message
-            result: Any = content_of(message)
-            status = "error" if message.status == "error" else "ok"
-        else:
-            result, status = json_safe(output), "ok"
-        yield from self._result(tool.call_id, result, status, now)
-
-    def _tool_error(self, event: Any, now: float) -> Iterator[Told]:
-        tool = self._tools.get(event["run_id"])
-        # A tool that asks a person, or hands over to another graph, "fails" by LangGraph's own exceptions.
-        if tool is not None and not isinstance(event["data"].get("error"), GraphBubbleUp):
-            # The exception's own words are the operator's: they can hold anything.
-            yield from self._result(tool.call_id, f"The tool {tool.name} failed.", "error", now)
-
-    def _result(self, call_id: str, result: Any, status: str, now: float) -> Iterator[Told]:
-        told = self._open.pop(call_id, None)
-        if told is None:
-            return
-        shown = None if told.hidden else result
-        duration = None if told.started_at is None else round((now - told.started_at) * 1000)
-        self._results.append(
-            {
-                "id": f"result-{call_id}",
-                "role": "tool",
-                "content": shown if isinstance(shown, str | list) else "",
-                "tool_call_id": call_id,
-                "name": told.name,
-                **({"status": "failed"} if status == "error" else {}),
-            }
-        )
-        frame = {
-            "type": "tool_result",
-            "run_id": self.run_id,
-            "id": call_id,
-            "name": told.name,
-            "result": shown,
-            "status": status,
-            "duration_ms": duration,
-        }
-        yield frame, told.origin
 
     # --- the rest ---------------------------------------------------------------------------------
 
@@ -483,35 +308,26 @@ class Translator:
         ]
         for identity, message in added:
             self.known.add(identity)
-            if isinstance(message, ToolMessage) and message.tool_call_id in self._told_calls:
+            if isinstance(message, ToolMessage) and message.tool_call_id in self.tools.told:
                 # A call the tool node answered itself (an unknown tool, bad arguments) has had no tool event.
                 status = "error" if message.status == "error" else "ok"
-                yield from self._result(message.tool_call_id, content_of(message), status, now)
+                yield from self.tools.result(message.tool_call_id, content_of(message), status, now)
             elif not self._told_whole(identity, message):
                 yield {"type": "message", "message": to_wire(message, identity)}, None
         if first:
-            self._reopen(messages)
+            self.tools.reopen(messages)
         else:
             # What ended before this step is settled: the graph's state says what became of it.
             for key in [key for key, call in self._calls.items() if call.ended]:
                 del self._calls[key]
-            self._results.clear()
-            self.tool_messages.clear()
-
-    def _reopen(self, messages: Sequence[BaseMessage]) -> None:
-        """Calls of an earlier run, which asked a person: they are told, and get their results in this one."""
-        for call in open_tool_calls(messages):
-            origin = Origin("tool", call["name"], ())
-            if self._policy.passes(origin):
-                self._told_calls.add(call["id"])
-                self._open.setdefault(call["id"], _OpenCall(call["name"], origin))
+            self.tools.settled()
 
     def _told_whole(self, identity: str, message: BaseMessage) -> bool:
         if isinstance(message, HumanMessage | ToolMessage) or not isinstance(message, AIMessage):
             return False
         told = self._told_text.pop(identity, None)
         calls = {call["id"] for call in message.tool_calls}
-        return told is not None and told == text_of(message) and calls <= self._told_calls
+        return told is not None and told == text_of(message) and calls <= self.tools.told
 
 
 def _root_task(metadata: dict[str, Any]) -> str | None:
@@ -528,17 +344,3 @@ def _split(chunk: Any) -> tuple[str, str]:
         elif block.get("type") == "reasoning":
             reasoning.append(block.get("reasoning") or "")
     return "".join(text), "".join(reasoning)
-
-
-def _tool_message(output: Any, call_id: str) -> ToolMessage | None:
-    """The ToolMessage in what a tool gave: itself, in a list, or in a ``Command``'s update."""
-    if isinstance(output, ToolMessage):
-        return output
-    update = getattr(output, "update", None)
-    if isinstance(update, dict):
-        output = update.get("messages")
-    if isinstance(output, list):
-        for item in output:
-            if isinstance(item, ToolMessage) and item.tool_call_id == call_id:
-                return item
-    return None

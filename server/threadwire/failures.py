@@ -74,7 +74,10 @@ def _provider(error: Any) -> ThreadwireError:
     code = getattr(error, "code", None)
     # The last is llama.cpp's server.
     kinds = {code, getattr(error, "type", None)}
-    if kinds & {"context_length_exceeded", "exceed_context_size_error"} or type(error).__name__ == "ContextOverflowError":
+    if (
+        kinds & {"context_length_exceeded", "exceed_context_size_error"}
+        or type(error).__name__ == "ContextOverflowError"
+    ):
         return ContextTooLong("The conversation is longer than the model takes.")
     if status == 429:
         return ModelRateLimited("The model's provider is getting too many requests.")

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from threadwire.errors import Gap
-from threadwire.events import Filter, Origin
+from threadwire.filters import Filter, Origin
 from threadwire.protocol import encode
 
 #: Frames whose ``content`` is text to append to what came before it.

@@ -20,13 +20,15 @@ from langgraph.types import Command
 
 from threadwire import failures
 from threadwire.errors import RunTimeout, ThreadwireError
-from threadwire.events import ROOT, Filter, Marks, Origin, Translator, WantedTypes
+from threadwire.events import ROOT, Translator
+from threadwire.filters import Filter, Origin, WantedTypes
 from threadwire.graph import MESSAGES, Graph
 from threadwire.history import CutStatus, Said, user_message
 from threadwire.jsonsafe import json_safe
 from threadwire.logs import get_logger
 from threadwire.repair import make_whole
 from threadwire.storage import Fence, RunRow, RunStatus, Storage
+from threadwire.toolcalls import Marks
 
 logger = get_logger(__name__)
 
@@ -210,7 +212,7 @@ class Run:
             user=self.user,
             said=said,
             status=status,
-            results=transcript.tool_messages,
+            results=transcript.tools.messages,
         )
         for frame, origin in transcript.settle(messages, time.monotonic()):
             self._tell(frame, origin)
@@ -228,7 +230,7 @@ class Run:
             ]
 
     def _tell_open_tools(self) -> None:
-        for frame, origin in self.transcript.close_tools(time.monotonic()):
+        for frame, origin in self.transcript.tools.close(time.monotonic()):
             self._tell(frame, origin)
 
 

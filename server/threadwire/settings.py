@@ -83,8 +83,8 @@ class Model(Section):
         str,
         Field(
             pattern=r"^(auto|simulated|openai:.+|local:.+)$",
-            description="openai:NAME, local:NAME, local:/path/to/model.gguf, simulated, or auto: OpenAI if there is a key,"
-            " else the local model if it is installed, else simulated.",
+            description="openai:NAME, local:NAME, local:/path/to/model.gguf, simulated, or auto: OpenAI if there is a"
+            " key, else the local model if it is installed, else simulated.",
         ),
     ] = "auto"
     base_url: Annotated[

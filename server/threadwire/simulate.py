@@ -112,9 +112,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="milliseconds before its first token (default: %(default)s)",
     )
-    parser.add_argument(
-        "--tokens", type=int, metavar="N", help="answer with exactly N tokens (default: a sentence)"
-    )
+    parser.add_argument("--tokens", type=int, metavar="N", help="answer with exactly N tokens (default: a sentence)")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import uuid_utils
+from langchain_core.messages import BaseMessage, ToolMessage
 
 from threadwire import failures
 from threadwire.conversation import Conversation
@@ -29,7 +30,7 @@ from threadwire.errors import (
     ShuttingDown,
     ThreadwireError,
 )
-from threadwire.events import Origin
+from threadwire.filters import Origin
 from threadwire.history import message_id, to_wire, user_wire
 from threadwire.intake import Intake, answer_of
 from threadwire.log import Cursor, Log
@@ -132,9 +133,7 @@ class Thread:
     def _resumable(self, after: int | None, epoch: str | None) -> bool:
         return after is not None and epoch == self.log.epoch and self.log.first - 1 <= after <= self.log.last
 
-    def _place(
-        self, after: int | None, epoch: str | None, *, with_history: bool
-    ) -> tuple[int, str, int | None]:
+    def _place(self, after: int | None, epoch: str | None, *, with_history: bool) -> tuple[int, str, int | None]:
         """Where a reader starts: its position, the word for it, and the first frame it will never get, if any."""
         log = self.log
         if after is not None:
@@ -299,9 +298,9 @@ class Thread:
         known = await self._said.known()
         for index, message in enumerate(messages):
             identity = message_id(message, index)
-            if identity not in known:
+            if identity not in known and isinstance(message, ToolMessage):
                 known.add(identity)
-                self._tell({"type": "message", "message": to_wire(message, identity)})
+                self._tell(_closed_call(message, self._said.waiting[0]["run_id"]))
         self._said.waiting = []
         self._said.moved(None)
         self._pump()
@@ -409,6 +408,20 @@ class Thread:
         """Wait until no turn is in hand and no command is being taken."""
         while tasks := {task for task in (self._taking, self._worker) if task is not None}:
             await asyncio.wait(tasks)
+
+
+def _closed_call(message: BaseMessage, run_id: str) -> dict[str, Any]:
+    """What dropping a question adds to a thread is the results of the calls that asked."""
+    wire = to_wire(message, message.id or "")
+    return {
+        "type": "tool_result",
+        "run_id": run_id,
+        "id": wire.get("tool_call_id", ""),
+        "name": wire.get("name", ""),
+        "result": wire["content"],
+        "status": "error",
+        "duration_ms": None,
+    }
 
 
 def _queued(turn: Turn) -> dict[str, Any]:

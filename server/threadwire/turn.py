@@ -15,7 +15,7 @@ from typing import Any
 from threadwire import failures
 from threadwire.conversation import Conversation
 from threadwire.errors import InternalError
-from threadwire.events import Filter, Origin
+from threadwire.filters import Filter, Origin
 from threadwire.graph import Graph
 from threadwire.history import user_message, user_wire
 from threadwire.logs import get_logger

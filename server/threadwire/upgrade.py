@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from threadwire.errors import Forbidden, InvalidArgument
-from threadwire.events import Filter
+from threadwire.filters import Filter
 from threadwire.protocol import check_thread_id
 from threadwire.storage import OnDisconnect
 

@@ -16,8 +16,8 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.store.base import PutOp
 
-from threadwire.errors import InvalidArgument
-from threadwire.storage import Fence, FenceClosed, RunRow, Storage, ThreadRow
+from threadwire.errors import InvalidArgument, TooLarge
+from threadwire.storage import MAX_METADATA_BYTES, Fence, FenceClosed, RunRow, Storage, ThreadQuery, ThreadRow
 
 Factory = Callable[[], AbstractAsyncContextManager[Storage]]
 #: What ``a_run`` makes of its thread's metadata.
@@ -254,6 +254,155 @@ class StorageContract:
             item = await storage.store.aget(("a", "b"), "k")
             assert item is not None
             assert item.value == {"n": 1}
+
+    # --- threads as resources -------------------------------------------------------------------------------
+
+    async def test_create_thread(self, storage: Storage) -> None:
+        """A created thread reads back as it was given; one that is there is not touched."""
+        made = ThreadRow("t1", 100.5, 100.5, metadata={"k": [1, None, {"ä": 2.5}]})
+        assert await storage.create_thread("t1", made.metadata, 100.5) == made
+        assert await storage.create_thread("t1", {"other": 1}, 200.0) is None
+        assert await storage.get_thread("t1") == made
+
+    async def test_title(self, storage: Storage) -> None:
+        """The first message names a thread that has no name, and no later one does."""
+        await storage.create_thread("t1", {"n": 1}, 1.0)
+        await storage.create_thread("t2", {"title": "mine"}, 1.0)
+        await storage.create_thread("t3", {}, 1.0)
+        for number, thread_id in enumerate(("t1", "t2", "t3", "t3", "t4")):
+            content = [{"type": "text", "text": f"says {number}"}] if number != 2 else [{"type": "image"}]
+            await storage.accept_run(a_run(f"r{number}", thread_id, request={"content": content}))
+        await storage.accept_run(a_run("r9", "t5", trigger="respond", message_id=None, request={"responses": {}}))
+        rows = [await storage.get_thread(f"t{number}") for number in range(1, 6)]
+        found = [row.metadata if row else None for row in rows]
+        assert found == [{"n": 1, "title": "says 0"}, {"title": "mine"}, {}, {"title": "says 4"}, {}]
+
+    async def test_title_of_a_refused_run(self, storage: Storage) -> None:
+        """A run that is refused names nothing and is not found by its words."""
+        await storage.accept_run(a_run())
+        await storage.create_thread("t2", {}, 1.0)
+        with pytest.raises(InvalidArgument):
+            await storage.accept_run(a_run("r1", "t2"))
+        assert await storage.get_thread("t2") == ThreadRow("t2", 1.0, 1.0)
+        assert [row.thread_id for row in await storage.search_threads(ThreadQuery(text="GRÜSS"))] == ["t1"]
+
+    async def test_update_metadata(self, storage: Storage) -> None:
+        """Metadata is laid over key by key, ``updated_at`` moves on, never back, and no thread is made."""
+        await storage.create_thread("t1", {"a": 1, "b": {"c": 1}}, 100.0)
+        updated = await storage.update_thread_metadata("t1", {"b": {"d": None}, "e": True}, 200.0)
+        assert updated == ThreadRow("t1", 100.0, 200.0, metadata={"a": 1, "b": {"d": None}, "e": True})
+        assert await storage.update_thread_metadata("t1", {}, 150.0) == updated
+        assert await storage.get_thread("t1") == updated
+        assert await storage.update_thread_metadata("t2", {"a": 1}, 200.0) is None
+        assert await storage.get_thread("t2") is None
+
+    async def test_metadata_too_large(self, storage: Storage) -> None:
+        """Metadata over the limit is refused, also where it would become so, and nothing is changed."""
+        half = "x" * (MAX_METADATA_BYTES // 2)
+        with pytest.raises(TooLarge):
+            await storage.create_thread("t1", {"a": half * 2}, 1.0)
+        made = await storage.create_thread("t1", {"a": half}, 1.0)
+        with pytest.raises(TooLarge):
+            await storage.update_thread_metadata("t1", {"b": half}, 2.0)
+        assert await storage.get_thread("t1") == made
+
+    async def test_metadata_at_once(self, storage: Storage) -> None:
+        """Updates at the same time all count."""
+        await storage.create_thread("t1", {}, 1.0)
+        await asyncio.gather(*(storage.update_thread_metadata("t1", {str(n): n}, 2.0) for n in range(20)))
+        row = await storage.get_thread("t1")
+        assert row is not None
+        assert row.metadata == {str(n): n for n in range(20)}
+
+    async def _found(self, storage: Storage, page: dict[str, Any] | None = None, **query: Any) -> list[str]:
+        rows = await storage.search_threads(ThreadQuery(**query), **(page or {}))
+        if page is None:
+            assert await storage.count_threads(ThreadQuery(**query)) == len(rows)
+        return [row.thread_id for row in rows]
+
+    async def test_search(self, storage: Storage) -> None:
+        """Threads are found by what their metadata contains, their status and their ids, all at once too."""
+        for number in range(4):
+            await storage.create_thread(f"t{number}", {"n": number, "odd": number % 2 == 1, "l": [number, "x"]}, number)
+        await storage.set_thread_status("t2", "error", [])
+        for query, expected in (
+            ({}, ["t3", "t2", "t1", "t0"]),
+            ({"metadata": {"odd": True}}, ["t3", "t1"]),
+            ({"metadata": {"odd": 1}}, []),
+            ({"metadata": {"l": ["x", 2]}}, ["t2"]),
+            ({"metadata": {"n": None}}, []),
+            ({"status": "error"}, ["t2"]),
+            ({"ids": []}, []),
+            ({"ids": ["t0", "t3", "t9"]}, ["t3", "t0"]),
+            ({"ids": ["t0", "t3"], "metadata": {"odd": True}, "status": "idle"}, ["t3"]),
+        ):
+            assert await self._found(storage, **query) == expected, query
+
+    async def test_search_text(self, storage: Storage) -> None:
+        """Text is found in titles and in what was sent, as it stands, in any case and script."""
+        await storage.create_thread("t1", {"title": "Über 100% of_it", "note": "hidden"}, 1.0)
+        await storage.accept_run(a_run("r2", "t2", request={"content": "ΣΊΣΥΦΟΣ and straße"}, created_at=2.0))
+        await storage.accept_run(a_run("r3", "t2", request={"content": "second"}, created_at=3.0))
+        for text, expected in (
+            ("ÜBER 100%", ["t1"]),
+            ("100_", []),
+            ("hidden", []),
+            ("σίσυφος", ["t2"]),
+            ("STRASSE", ["t2"]),
+            ("SECOND", ["t2"]),
+            ("", ["t2", "t1"]),
+        ):
+            assert await self._found(storage, text=text) == expected, text
+        await storage.update_thread_metadata("t1", {"title": ["no", "text"]}, 3.0)
+        assert await self._found(storage, text="über") == []
+
+    async def test_search_sorted(self, storage: Storage) -> None:
+        """Pages follow each other in the order that was asked for, ties by id."""
+        for thread_id, at in (("b", 1.0), ("a", 1.0), ("c", 3.0)):
+            await storage.create_thread(thread_id, {}, at)
+        await storage.accept_run(a_run("r1", "a", created_at=5.0))
+        await storage.update_thread_metadata("b", {"x": 1}, 9.0)
+        await storage.set_thread_status("c", "error", [])
+        for sort_by, ascending in (
+            ("thread_id", "abc"),
+            ("status", "cab"),
+            ("created_at", "abc"),
+            ("updated_at", "cab"),
+            ("state_updated_at", "bca"),
+        ):
+            found = "".join(await self._found(storage, {"sort_by": sort_by, "descending": False}))
+            assert found == ascending, sort_by
+            assert await self._found(storage, {"sort_by": sort_by}) == list(ascending[::-1])
+        assert await self._found(storage, {"limit": 2}) == ["c", "b"]
+        assert await self._found(storage, {"limit": 2, "offset": 2}) == ["a"]
+
+    async def test_copy(self, storage: Storage) -> None:
+        """A copy has the thread's row, words and checkpoints with their writes; then the two have nothing in common."""
+        await storage.accept_run(a_run())
+        checkpoint = await put(storage.saver(), value="old")
+        await storage.saver().aput_writes(config_of("t1", checkpoint_id=checkpoint["id"]), [("y", 1)], "task")
+        await finish(storage, "r1", thread_status="interrupted", interrupts=INTERRUPTS)
+        copied = await storage.copy_thread("t1", "t2", 500.0)
+        assert copied == ThreadRow("t2", 500.0, 500.0, "interrupted", TITLED, INTERRUPTS)
+        assert await storage.get_thread("t2") == copied
+        assert await storage.get_run("t2", "r1") is None
+        assert await self._found(storage, text="grüß") == ["t2", "t1"]
+        tuples = [await storage.reader.aget_tuple(config_of(thread_id)) for thread_id in ("t1", "t2")]
+        assert tuples[0] is not None
+        assert tuples[1] is not None
+        assert tuples[0].checkpoint == tuples[1].checkpoint
+        assert tuples[0].pending_writes == tuples[1].pending_writes == [("task", "y", 1)]
+        await put(storage.saver(), "t2", "new")
+        assert await newest(storage.reader) == "old"
+        await storage.delete_thread("t1")
+        assert await newest(storage.reader, "t2") == "new"
+        assert await self._found(storage, text="grüß") == ["t2"]
+
+    async def test_copy_unknown(self, storage: Storage) -> None:
+        """What is not there is not copied, its checkpoints without a thread neither."""
+        await put(storage.saver())
+        assert await storage.copy_thread("t1", "t2", 1.0) is None
+        assert await newest(storage.reader, "t2") is None
 
     # --- checkpoints ----------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Threads in one SQLite file: the default storage.
 
 One connection writes, behind one lock, for LangGraph's saver, its store and our tables alike; a second one
-reads, so that history waits for no writer. ``sqlite_threads.py`` has the table of threads, ``sqlite_writer.py`` the
+reads, so that history waits for no writer; a third one searches. ``sqlite_threads.py`` has the table of threads, ``sqlite_writer.py`` the
 writing, ``sqlite_file.py`` the file.
 """
 
@@ -77,8 +77,10 @@ UNFINISHED = RUNS + "WHERE status IN ('queued', 'running') "
 class SqliteStorage(SqliteThreads):
     """``Storage`` in a SQLite file; made by ``open``."""
 
-    def __init__(self, writer: aiosqlite.Connection, reader: aiosqlite.Connection) -> None:
-        super().__init__(writer, reader)
+    def __init__(
+        self, writer: aiosqlite.Connection, reader: aiosqlite.Connection, searcher: aiosqlite.Connection
+    ) -> None:
+        super().__init__(writer, reader, searcher)
         self._saver = Saver(writer, self._lock)
         self._store = SharedStore(writer, self._lock)
         self.reader: BaseCheckpointSaver[str] = Saver(reader, self._reader_lock, is_setup=True)
@@ -111,8 +113,9 @@ class SqliteStorage(SqliteThreads):
             writer = await stack.enter_async_context(sqlite_file.writing(real, len(MIGRATIONS)))
             # Closed before the writer, which so is the last and folds the write-ahead log into the file.
             reader = await stack.enter_async_context(sqlite_file.reading(real))
-            await add_functions(reader)
-            storage = cls(writer, reader)
+            searcher = await stack.enter_async_context(sqlite_file.reading(real))
+            await add_functions(searcher)
+            storage = cls(writer, reader, searcher)
             await sqlite_file.migrate(writer, MIGRATIONS)
             await storage._saver.setup()
             await storage._store.setup()
@@ -123,6 +126,7 @@ class SqliteStorage(SqliteThreads):
     async def _close(self) -> None:
         await self._lock.close()
         await self._reader_lock.close()
+        await self._searcher_lock.close()
 
     def saver(self, fence: Fence | None = None) -> BaseCheckpointSaver[str]:
         """A saver that writes; through ``fence``, where one is given."""

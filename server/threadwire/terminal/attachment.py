@@ -5,9 +5,11 @@ from __future__ import annotations
 from threadwire.client import Chat
 
 LOST = "connection lost: reconnecting…"
+#: Whoever loads the history in place of the frames says it.
+RELOADED = "some frames were missed: reloaded"
 _BACK = {
     "replayed": "back, nothing was missed",
-    "gap": "back; some frames were missed: reloaded",
+    "gap": "back",
     "fresh": "back",
 }
 

@@ -134,10 +134,7 @@ class Conversation:
                 self._thread.questions.put([])
             self._editor.keep(text or "")
         except TurnLost as lost:
-            self._thread.forget(turn.run_id)
-            if lost.history is not None:
-                self._thread.reload(lost.history)
-            self._screen.warn("how the turn ended was not heard; above is what the thread has of it")
+            self._thread.lost(turn.run_id, lost.history)
         else:
             if self._thread.follows(turn.run_id):
                 self._thread.take(finished)
@@ -167,7 +164,7 @@ class Conversation:
         """What the person says; None where something has to be shown first."""
         question = self._thread.questions.next
         if question is not None:
-            self._screen.question(as_markdown(question.value), question.node, HINT)
+            self._screen.question(as_markdown(question.value), HINT)
         self._screen.space()
         prompt = asyncio.create_task(self._editor.read(PROMPT if question is None else "? "))
         try:

@@ -18,7 +18,7 @@ from threadwire.protocol import (
     ToolCallFrame,
     ToolResultFrame,
 )
-from threadwire.terminal.attachment import Attachment
+from threadwire.terminal.attachment import RELOADED, Attachment
 from threadwire.terminal.signals import Signals
 from threadwire.terminal.stop import EXIT_INTERRUPTED, Stop
 from threadwire.terminal.texts import brief, call, clean, cut_off, note, text_of
@@ -115,6 +115,8 @@ def _show(frame: Frame, turn: Turn, output: _Output) -> None:
         case MessageFrame():
             output.replace(frame.message)
         case HistoryFrame() | RunFinishedFrame(messages=list()):
+            if isinstance(frame, HistoryFrame):
+                note(RELOADED)
             missed = _after(frame, turn.message_id) if isinstance(frame, HistoryFrame) else frame.messages
             for message in missed or ():
                 output.replace(message)

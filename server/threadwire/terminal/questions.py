@@ -7,7 +7,7 @@ from typing import Any
 
 from threadwire.protocol import Interrupt
 
-HINT = "answer with text or a JSON value; /skip drops the question, Ctrl-D leaves it for later"
+HINT = "answer with text or a JSON value; /skip drops it, Ctrl-D leaves it for later"
 
 
 class Questions:

@@ -69,9 +69,9 @@ class Screen:
         """Something that is not as it should be."""
         self._print("warning", Text.assemble(("! ", "bold red"), (clean(text), "red")), together=True)
 
-    def question(self, markdown: str, node: str | None, hint: str) -> None:
+    def question(self, markdown: str, hint: str) -> None:
         """What the graph asks a person."""
-        asked = Text(f"? {clean(node or 'the graph')} asks", style="bold magenta")
+        asked = Text("? a question to you", style="bold magenta")
         self._print("question", Group(asked, rendered(markdown), Text(hint, style="dim")))
 
     def table(self, rows: Iterable[tuple[str, str]]) -> None:
@@ -158,7 +158,7 @@ class Screen:
 
 def _joined(lines: Iterable[list[Segment]]) -> Segments:
     new_line = Segment.line()
-    return Segments([segment for line in lines for segment in (*line, new_line)][:-1])
+    return Segments([segment for line in lines for segment in (*line, new_line)])
 
 
 def thought(text: str) -> Text:

@@ -15,6 +15,7 @@ from threadwire.protocol import (
     RunInfo,
     RunStartedFrame,
 )
+from threadwire.terminal.attachment import RELOADED
 from threadwire.terminal.questions import Questions
 from threadwire.terminal.screen import Screen
 from threadwire.terminal.turn_view import TurnView
@@ -80,7 +81,9 @@ class ThreadView:
             case GapFrame():
                 self._gap(frame)
             case HistoryFrame() if self._reloading:
-                self.reload(frame)
+                self._reloading = False
+                self._screen.note(RELOADED)
+                self._load(frame.messages)
             case ReadyFrame():
                 self.questions.put(frame.interrupts)
             case MessageFrame():
@@ -90,11 +93,12 @@ class ThreadView:
             case _:
                 pass
 
-    def reload(self, history: HistoryFrame) -> None:
-        """Print what was missed."""
-        self._reloading = False
-        self._screen.note("some frames were missed: reloaded")
-        self._load(history.messages)
+    def lost(self, run_id: str, history: HistoryFrame | None) -> None:
+        """That run ended unheard: print what the thread has of it."""
+        self.forget(run_id)
+        if history is not None:
+            self._load(history.messages)
+        self._screen.warn("how the turn ended was not heard; what the thread has of it is above")
 
     def page(self, messages: list[Message], before: str | None) -> None:
         """Print a page of earlier messages."""
