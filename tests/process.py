@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
 from harness import DEADLINE, Served, eventually
 
 _URL = re.compile(r"http://127\.0\.0\.1:\d+")
@@ -93,7 +94,7 @@ class ServerProcess:
             self.process.kill()
             await self.process.wait()
 
-    def served(self, session: aiohttp.ClientSession) -> Served:
+    def served(self, session: aiohttp.ClientSession) -> RemoteServed:
         """The harness's view of it."""
         return RemoteServed(self.url, session, self.folder / "threadwire.db")
 

@@ -37,9 +37,9 @@ class Torrent(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         large, small = (int(number) for number in messages[-1].text.split())
         for number in range(large):
-            yield ChatGenerationChunk(message=AIMessageChunk(f"{number}".ljust(2000, ".")))
+            yield ChatGenerationChunk(message=AIMessageChunk(content=f"{number}".ljust(2000, ".")))
         for number in range(small):
-            yield ChatGenerationChunk(message=AIMessageChunk(f"w{number} "))
+            yield ChatGenerationChunk(message=AIMessageChunk(content=f"w{number} "))
 
 
 async def _pour(state: MessagesState) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.endswith("loaded: []\n")
-    for name in ("serve", "config", "simulate"):
+    for name in ("serve", "chat", "models", "config", "simulate"):
         assert f"    {name} " in done.stdout
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from aiohttp import WSMsgType
+
 from conftest import Serve
 from harness import Provider, Served, Socket, eventually
-
 from threadwire.app import CONNECTIONS
 from threadwire.http import HUB
 
@@ -214,7 +214,7 @@ async def test_on_disconnect_is_the_senders(serve: Serve) -> None:
 
 
 async def test_queued_turns_follow_their_own_on_disconnect(serve: Serve) -> None:
-    """When the last reader leaves, queued turns are cancelled or go on one by one; each leaves its message, in order."""
+    """When the last reader leaves, queued turns go their own ways; each leaves its message, in order."""
     served = await serve(runs={"disconnect_grace_seconds": 0})
     goes_on, gives_up = await served.attach("t1", on_disconnect="continue"), await served.attach("t1")
     epoch = goes_on.frames[0]["epoch"]
@@ -247,7 +247,7 @@ async def test_queued_turns_follow_their_own_on_disconnect(serve: Serve) -> None
 
 
 async def test_the_next_turn_works_after_a_queue_was_given_up(serve: Serve, provider: Provider) -> None:
-    """Run and queue cancelled by a close: what was said and asked is there, the provider idle, and the next turn works."""
+    """After a close: what was said and asked is there, the provider is idle, and the next turn works."""
     served = await serve("graphs:openai", runs=NEVER)
     socket, _ = await speaking(served, "/tokens 5000")
     for content in ("second", "third"):
@@ -313,7 +313,7 @@ async def test_a_repeat_is_answered_and_not_run_again(serve: Serve) -> None:
 
 
 async def test_a_repeat_of_a_queued_turn_queues_nothing(serve: Serve) -> None:
-    """Repeating a turn that waits, also where the queue is full, gives its answer; so does one that was cancelled there."""
+    """Repeating a turn that waits, or was cancelled while it did, gives its answer, also where the queue is full."""
     served = await serve(runs={"max_queued": 1})
     socket, _ = await speaking(served)
     send = {"content": "later", "run_id": new_id(), "message_id": "m2"}
@@ -329,7 +329,7 @@ async def test_a_repeat_of_a_queued_turn_queues_nothing(serve: Serve) -> None:
 
 @pytest.mark.parametrize("when", ["running", "finished", "restarted"])
 async def test_an_id_is_not_used_twice(serve: Serve, when: str) -> None:
-    """A run's or message's id with other content, or with another message's or run's id, is refused and changes nothing."""
+    """The id of a run or message with other content, or with another's id, is refused and changes nothing."""
     served = await serve()
     socket = await served.attach("t1")
     run_id = new_id()
@@ -379,6 +379,18 @@ async def test_the_id_of_an_answer_being_written_is_refused(serve: Serve) -> Non
     await socket.until("run_finished")
     [_, answer] = await served.history("t1")
     assert (answer["role"], answer["content"]) == ("assistant", socket.text())
+
+
+async def test_the_id_of_a_cut_off_answer_is_refused(serve: Serve) -> None:
+    """The same for an answer that was cancelled, and was put into the thread by us."""
+    served = await serve()
+    socket, _ = await speaking(served)
+    await socket.command("cancel")
+    await socket.until("run_finished")
+    before = await served.history("t1")
+    refused = await socket.ask("send", content="mine", message_id=before[1]["id"])
+    assert (refused["type"], refused.get("code")) == ("error", "invalid_argument")
+    assert await served.history("t1") == before
 
 
 async def test_another_threads_run_id_is_no_repeat(serve: Serve) -> None:
@@ -514,7 +526,7 @@ async def test_two_tabs_send_at_once(serve: Serve) -> None:
 
 
 async def test_every_acknowledged_run_ends_once(serve: Serve) -> None:
-    """Sends, cancels of anything and closes in any order: exactly one run_finished each, and each message at most once."""
+    """Sends, cancels and closes in any order: exactly one run_finished each, and each message at most once."""
     served = await serve(runs={"max_queued": 4, "disconnect_grace_seconds": 0})
     keeper = await served.attach("t1", on_disconnect="continue")
     rng = random.Random(7)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
 from conftest import Serve
 from harness import Provider, Served, Socket, eventually
-
 from threadwire.http import HUB
 
 ROUNDS = 50

@@ -151,7 +151,7 @@ async def test_a_client_that_leaves_stops_its_run(
         await eventually(stopped, "the provider's request is closed")
 
         async def told() -> bool:
-            return (await served.history("t1"))[-1]["role"] == ("user" if silent else "assistant")
+            return bool((await served.history("t1"))[-1]["role"] == ("user" if silent else "assistant"))
 
         await eventually(told, "what was said is kept")
     finally:
@@ -202,7 +202,7 @@ async def test_a_repeat_joins_a_run_that_goes_on(serve: Serve, provider: Provide
 
 
 async def test_a_stalled_reader_gets_its_end(serve: Serve, provider: Provider) -> None:
-    """A client that reads so late that its run's end has left the log is told what it lost, and the end all the same."""
+    """A client that reads after its run's end has left the log is told what it lost, and the end all the same."""
     served = await serve("graphs:openai", log={"max_bytes_per_thread": 65536})
     shrink_send_buffers(served)
     plain = socket.socket()

@@ -154,7 +154,7 @@ field_names = st.sampled_from(sorted({name for model in COMMANDS.values() for na
 
 
 # How long one example takes depends on what else the machine does.
-unhurried = settings(deadline=None)
+unhurried = settings(deadline=None, max_examples=60)
 
 
 def refusal(read: Callable[[str | bytes], Any], data: str | bytes) -> ThreadwireError | None:

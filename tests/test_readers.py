@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+
 from conftest import Serve
 from harness import Provider, Served, Socket, eventually
 from process import ServerProcess
-
 from threadwire.http import HUB
 
 TOOL_TURN = '/tool add {"a": 1, "b": 2}\n/tokens 10'
@@ -83,7 +83,8 @@ async def test_a_filter_hides_only_what_it_names(
     served = await serve("graphs:agent")
     everything, narrow = await served.attach("t1"), await served.attach("t1", **query)
     await everything.command("send", content=TOOL_TURN)
-    finished, _ = await asyncio.gather(everything.until("run_finished"), narrow.until("run_finished"))
+    finished = await everything.until("run_finished")
+    await narrow.until("run_finished")
     run_id = finished["run_id"]
     all_kinds = {"run_started", "token", "usage", "tool_call", "tool_result", "run_finished"}
     assert kinds(everything, run_id) - {"message"} >= all_kinds
@@ -111,7 +112,8 @@ async def test_subscribe_acts_live_and_alone(serve: Serve) -> None:
     assert after["seq"] > before["seq"]
     assert len(one.of("token")) == seen
     await two.command("cancel")
-    finished, _ = await asyncio.gather(one.until("run_finished"), two.until("run_finished"))
+    finished = await two.until("run_finished")
+    await one.until("run_finished")
     assert (await one.ask("ping"))["seq"] == finished["seq"]
     whole = {f["seq"]: f for f in two.of("token")}
     assert all(whole[f["seq"]] == f for f in one.of("token")), "seq are not renumbered"
@@ -254,7 +256,7 @@ async def _next(reader: Socket) -> dict[str, Any]:
 
 
 def _consistent(deaf: Deaf, reader: Socket) -> None:
-    """What the stalled reader has in the end: what the other has, in order, nothing missing without a gap, to the end."""
+    """The stalled reader has what the other has, in order, to the end, and nothing is missing without a gap."""
     own = ("ready", "ack", "pong", "history", "error", "gap")
     position = deaf.frames[0]["seq"]
     whole = {f["seq"]: f for f in reader.frames if f["type"] not in own}
@@ -274,7 +276,7 @@ def _consistent(deaf: Deaf, reader: Socket) -> None:
 async def test_a_reader_that_does_not_read_costs_no_memory(
     servers: Callable[[str], ServerProcess], session: aiohttp.ClientSession
 ) -> None:
-    """Of a turn of 200,000 tokens a stalled reader costs at most 32 MiB more than one that reads; later it gets all or a gap."""
+    """A turn of 200,000 tokens costs at most 32 MiB more where one reader stalls; later it gets all or a gap."""
     tokens = 200_000
     # At the same time, since each is busy with one core: two servers, one with a stalled reader and one without.
     (usual, hearing, _), (memory, deaf, reader) = await asyncio.gather(
@@ -303,7 +305,7 @@ async def _deaf(served: Served) -> AsyncIterator[Deaf]:
 
 
 async def test_tokens_nobody_has_taken_are_merged(serve: Serve) -> None:
-    """A reader that could not be sent anything for a while gets fewer and larger frames afterwards, and all of the text."""
+    """A reader that could not be sent anything for a while gets fewer, larger frames, and all of the text."""
     served = await serve("served_graphs:torrent", log={"max_bytes_per_thread": 64 * MIB})
     async with _deaf(served) as deaf:
         # 6 MB fill what the kernel holds for it; the small ones come after that.
@@ -320,7 +322,7 @@ async def test_tokens_nobody_has_taken_are_merged(serve: Serve) -> None:
 
 
 async def test_a_stalled_reader_is_told_of_its_gap(serve: Serve) -> None:
-    """Where the log is too small for the turn, the stalled reader is told from which frame on it goes on, and gets the rest."""
+    """Where the log is too small, the stalled reader is told from which frame on it goes on, and gets the rest."""
     served = await serve("served_graphs:torrent", log={"max_bytes_per_thread": 100_000})
     reader = await served.attach("t1")
     async with _deaf(served) as deaf:
@@ -343,7 +345,7 @@ async def test_a_stalled_reader_slows_nobody_down(serve: Serve) -> None:
 
 
 async def test_a_client_that_sends_and_does_not_read_is_not_read_from(serve: Serve) -> None:
-    """A client that asks and asks and takes no answer is made to wait, its connection only; later it gets each answer."""
+    """A client that asks and takes no answer is made to wait, its connection only; later it gets each answer."""
     served = await serve()
     reader = await served.attach("t1")
     await reader.turn("x" * 20_000)

@@ -80,7 +80,7 @@ async def test_replay_is_byte_for_byte(serve: Serve) -> None:
 
 
 async def test_replay_goes_on_live(serve: Serve) -> None:
-    """Resuming in mid-run gives the rest of it, the part that was missed and the part still to come, in the same bytes."""
+    """Resuming in mid-run gives the rest of it, what was missed and what is still to come, in the same bytes."""
     served = await serve()
     first, hello = await ready(served, "t1")
     await first.command("send", content=HALF_A_SECOND)
@@ -221,7 +221,7 @@ async def test_a_run_whose_start_is_trimmed_is_a_gap(serve: Serve) -> None:
 
 
 async def test_finished_frames_go_after_their_time(serve: Serve) -> None:
-    """`log.keep_seconds` after a run its frames are forgotten; then the idle thread is, and comes back in a new epoch."""
+    """`log.keep_seconds` after a run its frames are forgotten; then the idle thread is, and its epoch with it."""
     served = await serve(log={"keep_seconds": 0.2})
     first, hello = await ready(served, "t1")
     last = (await first.turn("one"))[-1]["seq"]
@@ -347,7 +347,7 @@ async def _views(served: Served, writer: Socket, turns: AsyncIterator[None]) -> 
 
 
 async def test_attaching_with_history_is_atomic(serve: Serve) -> None:
-    """Clients that come at any moment of several turns all end up with the same messages: nothing missed, nothing twice."""
+    """Clients that come at any moment of several turns all end up with the same messages, none missed or twice."""
     served = await serve()
     writer, _ = await ready(served, "t1")
 
@@ -416,7 +416,7 @@ async def test_attaching_with_history_is_atomic_where_nothing_streams(serve: Ser
 
 
 async def test_a_history_command_stands_between_its_frames(serve: Serve) -> None:
-    """In mid-stream, frames up to the history's `seq` come before it and later ones after it; its text says the same."""
+    """In mid-stream, frames up to the history's `seq` come before it, later ones after; its text says the same."""
     served = await serve()
     socket, _ = await ready(served, "t1")
     await socket.command("send", content=HALF_A_SECOND)

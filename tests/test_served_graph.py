@@ -10,10 +10,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+
 from conftest import Serve
 from harness import Served
 from process import ServerProcess
-
 from threadwire.errors import StartupError
 
 Write = Callable[..., str]
@@ -61,6 +61,10 @@ async def process(tmp_path: Path) -> AsyncIterator[ServerProcess]:
     process = ServerProcess(tmp_path / "here")
     yield process
     await process.kill()
+
+
+def read(name: str) -> str:
+    return Path(name).read_text()
 
 
 async def answer(served: Served, content: str = "hi", thread_id: str = "t1", **fields: Any) -> Any:
@@ -158,10 +162,10 @@ async def test_where_it_is_found(serve: Serve, write: Write, name: str, target: 
     assert await answer(await serve(target)) == "served: hi"
 
 
-async def test_an_absolute_path(serve: Serve, write: Write) -> None:
+async def test_an_absolute_path(serve: Serve, write: Write, tmp_path: Path) -> None:
     """A path may be absolute."""
     write("absolute.py")
-    assert await answer(await serve(f"{Path('absolute.py').resolve()}:builder")) == "served: hi"
+    assert await answer(await serve(f"{tmp_path}/here/absolute.py:builder")) == "served: hi"
 
 
 async def test_siblings_and_the_current_directory_are_importable(serve: Serve, write: Write) -> None:
@@ -222,7 +226,7 @@ async def test_a_context_manager_is_entered_and_left_once(serve: Serve, write: W
     for socket in served.sockets:
         await socket.ws.close()
     await served.server.close()
-    assert Path("told.txt").read_text() == "entered left"
+    assert read("told.txt") == "entered left"
 
 
 async def test_a_context_manager_is_left_when_the_start_fails(serve: Serve, write: Write) -> None:
@@ -239,7 +243,7 @@ async def test_a_context_manager_is_left_when_the_start_fails(serve: Serve, writ
         """,
     )
     await refusal(serve, "opened.py:graph")
-    assert Path("left.txt").exists()
+    assert read("left.txt") == "left"
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------
@@ -263,8 +267,10 @@ async def test_a_context_manager_is_left_when_the_start_fails(serve: Serve, writ
         ("graph = StateGraph(MessagesState)", ["bad.py:graph"]),
         ("graph = StateGraph(MessagesState).add_node('a', node)", ["bad.py:graph"]),
         (
-            "from typing import TypedDict\nclass State(TypedDict):\n    text: str\n"
-            "graph = StateGraph(State).add_node('a', node).add_edge(START, 'a').compile()",
+            (
+                "from typing import TypedDict\nclass State(TypedDict):\n    text: str\n"
+                "graph = StateGraph(State).add_node('a', node).add_edge(START, 'a').compile()"
+            ),
             ["bad.py:graph", "messages", "MessagesState"],
         ),
         (
@@ -273,9 +279,7 @@ async def test_a_context_manager_is_left_when_the_start_fails(serve: Serve, writ
         ),
     ],
 )
-async def test_what_is_no_graph_is_told_in_a_line(
-    serve: Serve, write: Write, text: str, names: list[str]
-) -> None:
+async def test_what_is_no_graph_is_told_in_a_line(serve: Serve, write: Write, text: str, names: list[str]) -> None:
     """Whatever is wrong with it, the server does not start, and one line names the graph and the fault."""
     write("bad.py", text)
     message = await refusal(serve, "bad.py:graph")
@@ -293,9 +297,7 @@ async def test_what_is_no_graph_is_told_in_a_line(
         ("here:graph", ["here"]),
     ],
 )
-async def test_what_is_not_there_is_told_in_a_line(
-    serve: Serve, write: Write, target: str, names: list[str]
-) -> None:
+async def test_what_is_not_there_is_told_in_a_line(serve: Serve, write: Write, target: str, names: list[str]) -> None:
     """A file, module or attribute that is not there is named."""
     write("there.py")
     message = await refusal(serve, target)
@@ -306,6 +308,7 @@ async def test_what_is_not_there_is_told_in_a_line(
 # --- the state ----------------------------------------------------------------------------------------------------
 
 STATEFUL = """
+import asyncio
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated
@@ -332,6 +335,8 @@ class State(MessagesState):
     note: Note
 
 async def remember(state):
+    if state["messages"][-1].text == "hang":
+        await asyncio.Event().wait()
     names = [type(state.get(k)).__name__ for k in ("profile", "order", "mood", "note")]
     kinds = [isinstance(state.get("profile"), Profile), isinstance(state.get("order"), Order),
              isinstance(state.get("mood"), Mood), isinstance(state.get("note"), Note),
@@ -355,9 +360,7 @@ def write_stateful(write: Write, name: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["stateful.py:builder", "stateful.py:compiled", "stateful:compiled"])
-async def test_a_state_of_own_types_is_itself_on_the_second_turn(
-    serve: Serve, write: Write, target: str
-) -> None:
+async def test_a_state_of_own_types_is_itself_on_the_second_turn(serve: Serve, write: Write, target: str) -> None:
     """Dataclasses, pydantic models and enums in the state come back as what they are, turn after turn."""
     write_stateful(write, "stateful.py")
     served = await serve(target)
@@ -367,13 +370,6 @@ async def test_a_state_of_own_types_is_itself_on_the_second_turn(
 async def test_a_state_of_own_types_is_itself_after_a_cut_off_turn(serve: Serve, write: Write) -> None:
     """Making a cancelled turn whole reads and writes the state, and leaves its types what they are."""
     write_stateful(write, "stateful.py")
-    Path("stateful.py").write_text(
-        Path("stateful.py").read_text().replace(
-            "async def remember(state):",
-            "async def remember(state):\n    if state['messages'][-1].text == 'hang':\n"
-            "        import asyncio\n        await asyncio.Event().wait()",
-        )
-    )
     served = await serve("stateful.py:compiled")
     assert await answer(served) == "new"
     socket = await served.attach("t1")
@@ -460,9 +456,7 @@ async def test_a_right_context_reaches_the_graph(serve: Serve, write: Write, sch
     ],
     ids=["none", "empty", "missing", "wrong", "wrong default", "extra"],
 )
-async def test_a_wrong_context_is_refused(
-    serve: Serve, write: Write, schema: str, context: Any, where: str
-) -> None:
+async def test_a_wrong_context_is_refused(serve: Serve, write: Write, schema: str, context: Any, where: str) -> None:
     """What is missing, of another type or not known is named; no run starts and no message is left."""
     write("contexts.py", CONTEXT)
     served = await serve(f"contexts.py:{schema}")

@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+
 from harness import Socket, eventually
 from process import RemoteServed, ServerProcess
 
@@ -53,6 +54,13 @@ async def speaking(served: RemoteServed, content: str = ENDLESS, **query: Any) -
     return socket
 
 
+async def closed(socket: Socket) -> int:
+    """Read on to the server's close, answer it as a browser does, and return its code."""
+    code = await socket.closed()
+    await socket.ws.close()
+    return code
+
+
 # --- the start ----------------------------------------------------------------------------------------------------
 
 
@@ -70,7 +78,7 @@ async def test_it_says_where_it_serves(servers: Servers, session: aiohttp.Client
     socket = await served.attach()
     await socket.turn("hello")
     server.signal(signal.SIGTERM)
-    assert await socket.closed() == 1012
+    assert await closed(socket) == 1012
     assert await server.ended() == 0
 
 
@@ -206,14 +214,14 @@ async def test_sigterm_lets_the_run_finish(servers: Servers, session: aiohttp.Cl
     assert goaway["reconnect_after_seconds"] > 0
     assert (await served.ready())[0] == 503
     late = await served.connect("t3")
-    assert await late.closed() == 1013
+    assert await closed(late) == 1013
     assert (await idle.ask("send", content="too late"))["code"] == "shutting_down"
     assert (await socket.ask("send", content="too late"))["code"] == "shutting_down"
     finished = await socket.until("run_finished")
     assert finished["status"] == "completed"
     assert socket.text().count(" ") == 100
-    assert await socket.closed() == 1012
-    assert await idle.closed() == 1012
+    assert await closed(socket) == 1012
+    assert await closed(idle) == 1012
     assert await server.ended() == 0
     assert "Traceback" not in server.stderr + server.stdout
 
@@ -226,7 +234,7 @@ async def test_a_run_that_takes_too_long_is_cut_off(servers: Servers, session: a
     server.signal(signal.SIGTERM)
     finished = await socket.until("run_finished")
     assert (finished["status"], finished["reason"]) == ("cancelled", "shutdown")
-    assert await socket.closed() == 1012
+    assert await closed(socket) == 1012
     assert await server.ended() == 0
     again = servers("again")
     await again.start()
@@ -249,7 +257,7 @@ async def test_a_second_sigterm_hurries(servers: Servers, session: aiohttp.Clien
     finished = [await socket.until("run_finished"), await socket.until("run_finished")]
     assert [(f["status"], f["reason"]) for f in finished] == [("cancelled", "shutdown")] * 2
     assert finished[1]["run_id"] == queued["run_id"]
-    assert await socket.closed() == 1012
+    assert await closed(socket) == 1012
     assert await server.ended() == 0
     again = servers("again")
     await again.start()
@@ -275,7 +283,7 @@ async def test_a_client_that_does_not_read_does_not_hold_up_the_end(
 
 
 async def test_kill_9_keeps_what_was_acknowledged(servers: Servers, session: aiohttp.ClientSession) -> None:
-    """After `kill -9` in mid-run: the message is there, the run is marked lost, a repeat is known, the next turn works."""
+    """After `kill -9`: the message is there, the run marked lost, a repeat known, and the next turn works."""
     server = servers("server")
     await server.start()
     run_id = "0190a000-0000-7000-8000-00000000000a"
@@ -383,7 +391,7 @@ def _limit_files(pid: int, size: int) -> None:
 
 
 async def test_the_log_is_one_json_object_a_line(servers: Servers, session: aiohttp.ClientSession) -> None:
-    """Where nobody watches: a line per connection and per run on stderr, nothing on stdout, no text of conversations."""
+    """Away from a terminal: a JSON line per connection and per run on stderr, and no text of conversations."""
     server = servers("server")
     await server.start()
     socket = await server.served(session).attach("t1")
@@ -399,5 +407,3 @@ async def test_the_log_is_one_json_object_a_line(servers: Servers, session: aioh
     assert len([line for line in lines if line["event"] == "connection"]) == 1
     assert server.stdout == "" or re.fullmatch(r"\S.*http://\S+.*\n", server.stdout)
     assert "secret" not in server.stderr
-
-

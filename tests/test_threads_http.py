@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -628,6 +629,22 @@ async def test_export_refuses(connect: Connect) -> None:
     await client.threads.create(thread_id="t1")
     assert (await call(served, "GET", "/threads/t1/export?format=pdf"))[0] == 400
     assert (await call(served, "GET", "/threads/t2/export"))[0] == 404
+
+
+# --- the page about all this ---
+
+
+async def test_the_page(connect: Connect) -> None:
+    """The page's program runs as it stands there, and the page names every route."""
+    served, client = await connect()
+    page = (Path(__file__).parent.parent / "docs" / "threads.md").read_text("utf-8")
+    [program] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    await asyncio.to_thread(exec, program.replace("http://127.0.0.1:8000", served.url), {})
+    assert await client.threads.count() == 0
+    for resource in served.server.app.router.resources():
+        path = resource.canonical.replace("thread_id}", "id}")
+        if path.startswith("/threads"):
+            assert f"{path}`" in page, path
 
 
 # --- who may ---

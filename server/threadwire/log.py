@@ -209,23 +209,24 @@ class Cursor:
         if self.position >= log.last:
             log._asleep.add(self)  # noqa: SLF001 -- one idea in two classes
             return []
-        first = log.first
+        entries, seqs, start = log._entries, log._seqs, log._start  # noqa: SLF001
+        first = seqs[start] if start < len(seqs) else log.last + 1
         if self.position < first - 1:
             requested, self.position = self.position + 1, first - 1
             raise Gap(requested, first)
-        index = bisect_right(log._seqs, self.position, log._start)  # noqa: SLF001
+        index, end, which = bisect_right(seqs, self.position, start), len(entries), self.filter
         taken: list[bytes] = []
         size = 0
-        entries, seqs = log._entries, log._seqs  # noqa: SLF001
-        while index < len(entries) and size < max_bytes and (until is None or seqs[index] <= until):
+        while index < end and size < max_bytes and (until is None or seqs[index] <= until):
             entry = entries[index]
-            log._seal(entry)  # noqa: SLF001
+            if entry.frame is not None:
+                log._seal(entry)  # noqa: SLF001
             self.position = seqs[index]
-            if entry.origin is None or self.filter is None or self.filter.passes(entry.origin):
+            if which is None or entry.origin is None or which.passes(entry.origin):
                 taken.append(entry.data)
                 size += len(entry.data)
             index += 1
-        if index == len(entries):
+        if index == end:
             log._asleep.add(self)  # noqa: SLF001
         return taken
 

@@ -1,8 +1,8 @@
 """Threads in one SQLite file: the default storage.
 
-One connection writes, behind one lock, for LangGraph's saver, its store and our tables alike; a second one
-reads, so that history waits for no writer; a third one searches. ``sqlite_threads.py`` has the table of threads, ``sqlite_writer.py`` the
-writing, ``sqlite_file.py`` the file.
+One connection writes, behind one lock, for LangGraph's saver, its store and our tables alike; a second one reads, so
+that history waits for no writer; a third one searches. ``sqlite_threads.py`` has the table of threads,
+``sqlite_writer.py`` the writing, ``sqlite_file.py`` the file.
 """
 
 from __future__ import annotations

@@ -192,6 +192,7 @@ class Conversation:
         while not prompt.done():
             self._editor.withdraw()
             await asyncio.wait({prompt}, timeout=TICK_SECONDS)
+        prompt.exception()  # where the program is told to leave, nobody asks for it
 
     async def _say(self, text: str) -> Turn | None:
         """Do what was typed; gives the run that it started."""

@@ -54,7 +54,7 @@ class _Output:
         whole, said = text_of(message.content), self._said.get(message.id, "")
         if whole.startswith(said):
             self.add(message.id, whole[len(said) :])
-        else:
+        elif not said.startswith(whole):  # of a lost answer, the thread may have less than was seen
             note("what follows replaces what was said so far")
             self._said[message.id] = ""
             self.add(message.id, f"\n\n{whole}")

@@ -150,10 +150,11 @@ class Screen:
         if self._last and not (together and self._last == kind):
             self._console.print()
         self._last = kind
-        if self._live is not None:
-            # It is drawn again below, and should not push up what it shows and what is now printed.
-            self._live.update(Text(""))
-        self._console.print(_joined(self._lines(what)))
+        with self._console:  # written at once
+            if self._live is not None:
+                # It would be drawn again below what is now printed, which is what it has shown so far.
+                self._live.update(Text(""), refresh=True)
+            self._console.print(_joined(self._lines(what)))
 
 
 def _joined(lines: Iterable[list[Segment]]) -> Segments:

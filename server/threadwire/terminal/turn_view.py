@@ -177,7 +177,7 @@ class TurnView:
         if text.startswith(said):
             if text[len(said) :]:
                 self._answers.setdefault(message.id, _Answer()).add(text[len(said) :])
-        else:
+        elif not said.startswith(text):  # of a lost answer, the thread may have less than was seen
             self._close(message.id)
             self._screen.note("what follows replaces what was said so far")
             self._screen.answer(text)

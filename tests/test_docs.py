@@ -1,0 +1,123 @@
+"""docs/protocol.md is complete: whatever the code can say is in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from threadwire.app import make_app
+from threadwire.errors import every_error
+from threadwire.protocol import (
+    COMMANDS,
+    FRAMES,
+    INPUT_BLOCKS,
+    LOG_FRAMES,
+    MAX_BAD_FRAMES_PER_MINUTE,
+    MAX_DEPTH,
+    MAX_WAITING_ANSWERS,
+    SUBPROTOCOL,
+    CloseCode,
+)
+from threadwire.settings import Settings
+
+TEXT = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    """The text under a heading, up to the next of its level."""
+    level = title.split(" ", maxsplit=1)[0]
+    start = TEXT.index(f"\n{title}\n")
+    end = TEXT.find(f"\n{level} ", start + 1)
+    return TEXT[start : end if end > 0 else None]
+
+
+def rows(text: str) -> dict[str, str]:
+    """The rows of the tables in a text, by what stands in backticks (or is a number) in the first cell."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        first = line.split("|")[1] if line.startswith("|") else ""
+        for name in re.findall(r"`([^`]+)`|^ *(\d+) *$", first):
+            found[name[0] or name[1]] = line
+    return found
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_described(name: str) -> None:
+    """Each command has its row, with each of its fields."""
+    row = rows(section("## Commands"))[name]
+    missing = {field for field in COMMANDS[name].model_fields if f"`{field}`" not in row}
+    assert missing <= {"id", "type"}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_every_frame_is_described(name: str) -> None:
+    """Each frame has its row, with each of its fields, and a mark if it is in the log."""
+    row = rows(section("## Frames"))[name]
+    described = section("### `ready`") if name == "ready" else row
+    missing = {field for field in FRAMES[name].model_fields if f"`{field}`" not in described}
+    assert missing <= {"type", "seq"} if name in LOG_FRAMES else missing <= {"type"}
+    assert ("•" in row.split("|")[1]) is (name in LOG_FRAMES)
+
+
+def test_every_close_code_is_described() -> None:
+    """Each close code has its row, which says rightly whether to connect again; and no other has one."""
+    found = rows(section("## Close codes"))
+    # 1002 is the socket library's own.
+    assert {int(code) for code in found} == {*CloseCode, 1002}
+    for code in CloseCode:
+        again = found[str(code.value)].split("|")[3].strip()
+        assert again.startswith("yes" if code.reconnect else "no"), code
+
+
+def test_every_error_code_is_described() -> None:
+    """Each error code has its row, with the status it has over HTTP; and no other has one."""
+    found = rows(section("## Error codes"))
+    kinds = {kind.code: kind for kind in every_error()}
+    assert set(found) == set(kinds)
+    for code, row in found.items():
+        status = row.split("|")[3].strip()
+        assert status in {"", str(kinds[code].http_status)}, code
+
+
+def test_every_route_is_described() -> None:
+    """Each route of the server has its row; and no other has one."""
+    app = make_app(Settings())
+    routes = {
+        f"{route.method} {route.resource.canonical}"
+        for route in app.router.routes()
+        if route.method != "HEAD" and route.resource is not None
+    }
+    assert set(rows(section("## HTTP"))) == routes
+
+
+def test_every_parameter_is_described() -> None:
+    """Each query parameter of the upgrade has its row."""
+    names = {name for cell in rows(section("## Connecting")) for name in [cell]}
+    filters = {f"{way}_{what}" for way in ("include", "exclude") for what in ("types", "names", "tags")}
+    assert names == {"thread_id", "after", "epoch", "history", "on_disconnect", "raw"} | filters
+
+
+def test_numbers_and_words_are_the_codes() -> None:
+    """The limits and lists in the text are those of the code."""
+    assert SUBPROTOCOL in TEXT
+    assert f"more than {MAX_WAITING_ANSWERS} answers" in TEXT
+    assert f"more than {MAX_BAD_FRAMES_PER_MINUTE} bad frames" in TEXT
+    assert f"nest {MAX_DEPTH} levels" in TEXT
+    send = section("### `send`")
+    assert all(f"`{kind}`" in send for kind in INPUT_BLOCKS)
+
+
+def test_links_lead_somewhere() -> None:
+    """Each link within the page leads to a heading of it, each other to a file."""
+    headings = {
+        re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in TEXT.splitlines()
+        if line.startswith("#")
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        else:
+            assert (Path(__file__).parent.parent / "docs" / target).exists(), target
