@@ -22,9 +22,6 @@ from threadwire import logs
 from threadwire.app import make_app
 from threadwire.settings import Settings
 
-# As ``threadwire serve`` does; unconfigured, structlog draws a failing run's locals, which takes seconds.
-logs.configure(json=True)
-
 Serve = Callable[..., Awaitable[Served]]
 
 
@@ -46,6 +43,12 @@ class _Server(TestServer):
         return await super()._make_runner(**{**options, "handler_cancellation": False})
 
 
+@pytest.fixture(autouse=True)
+def _logging() -> None:
+    """As ``threadwire serve`` sets it up; unconfigured, structlog draws a failing run's locals, which takes seconds."""
+    logs.configure(json=True)
+
+
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as session:
@@ -54,7 +57,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 async def serve(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator[Serve]:
-    """A function that starts servers, ``await serve("graphs:echo", runs={...})``; all are stopped at the end."""
+    """What starts a server on a graph, with sections of settings; all are stopped at the end."""
     started: list[Served] = []
 
     async def start(graph: str | None = None, *, database: Path | None = None, **sections: Any) -> Served:
@@ -72,13 +75,9 @@ async def serve(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator
 
 
 @pytest.fixture
-async def provider(
-    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Provider]:
+async def provider(session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Provider]:
     """A provider at 200 tokens/s; graphs of ``graphs.py`` that use ChatOpenAI find it by PROVIDER_URL."""
-    provider = await start_provider(
-        session, "--tokens-per-second", "200", "--first-token-ms", "0", "--tokens", "40"
-    )
+    provider = await start_provider(session, "--tokens-per-second", "200", "--first-token-ms", "0", "--tokens", "40")
     monkeypatch.setenv("PROVIDER_URL", provider.base_url)
     yield provider
     provider.process.terminate()

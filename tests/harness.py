@@ -19,9 +19,7 @@ from threadwire.protocol import decode_frame
 DEADLINE = 20.0
 
 
-async def eventually(
-    condition: Callable[[], Any], what: str = "condition", deadline: float = DEADLINE
-) -> Any:
+async def eventually(condition: Callable[[], Any], what: str = "condition", deadline: float = DEADLINE) -> Any:
     """Wait until ``condition`` (sync or async) is true and return what it gave."""
     end = time.monotonic() + deadline
     while True:
@@ -87,6 +85,7 @@ class Socket:
             while True:
                 message = await self.ws.receive()
                 if message.type is aiohttp.WSMsgType.CLOSE:
+                    await self.ws.close()
                     return int(message.data)
                 assert message.type is aiohttp.WSMsgType.TEXT, f"expected a close, got {message!r}"
                 self.frames.append(json.loads(message.data))

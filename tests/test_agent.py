@@ -34,7 +34,7 @@ from threadwire.agent.arithmetic import evaluate, show
 from threadwire.agent.context import context_budget, fit
 from threadwire.agent.messages import fold_messages
 from threadwire.agent.tools import make_tools
-from threadwire.graph import open_graph
+from threadwire.graph import open_agent_graph
 from threadwire.history import user_message
 from threadwire.models.simulated import SimulatedChatModel
 from threadwire.repair import make_whole
@@ -461,7 +461,7 @@ async def test_the_file_grows_with_the_text(tmp_path: Path) -> None:
     text = "a tide goes out and the river keeps its slow way " * 40
     async with open_storage(f"sqlite:///{database}") as storage:
         model = SimulatedChatModel(tokens_per_second=0, first_token_ms=0)
-        async with open_graph(None, saver=storage.saver(), model=model, agent=Agent()) as graph:
+        async with open_agent_graph(model, Agent(), calls_tools=True, saver=storage.saver()) as graph:
 
             async def size_after(turns: range) -> int:
                 for number in turns:
@@ -485,7 +485,7 @@ async def test_threads_of_the_usual_channel_are_read(tmp_path: Path) -> None:
         usual = create_agent(model, checkpointer=storage.saver())
         await usual.ainvoke({"messages": [HumanMessage("one")]}, config)
         before = (await usual.aget_state(config)).values["messages"]
-        async with open_graph(None, saver=storage.saver(), model=model, agent=Agent()) as graph:
+        async with open_agent_graph(model, Agent(), calls_tools=True, saver=storage.saver()) as graph:
             for text in ("two", "three"):
                 await graph.for_run(storage.saver(), storage.store).ainvoke({"messages": [HumanMessage(text)]}, config)
             after = (await graph.for_state(storage.reader).aget_state(config)).values["messages"]
@@ -552,7 +552,7 @@ async def test_making_whole_before_any_checkpoint(tmp_path: Path) -> None:
     """A turn that was cut off before the graph had stored anything leaves the user's message, also done twice."""
     async with open_storage(f"sqlite:///{tmp_path / 'x.db'}") as storage:
         model = SimulatedChatModel(tokens_per_second=0, first_token_ms=0)
-        async with open_graph(None, saver=storage.saver(), model=model, agent=Agent()) as graph:
+        async with open_agent_graph(model, Agent(), calls_tools=True, saver=storage.saver()) as graph:
             for thread_id, turns_before in (("new", 0), ("old", 2)):
                 config: Any = {"configurable": {"thread_id": thread_id}}
                 for number in range(turns_before):

@@ -19,6 +19,7 @@ from conftest import Serve
 from harness import DEADLINE, Served, Socket, eventually
 from rawsocket import BINARY, CLOSE, PING, PONG, TEXT, RawSocket, connect_raw, frame, shrink_send_buffers
 from threadwire.app import CONNECTIONS
+from threadwire.connection import Connection
 from threadwire.protocol import MAX_DEPTH, MAX_WAITING_ANSWERS
 
 EXAMPLES = json.loads((Path(__file__).parent / "frames.json").read_text(encoding="utf-8"))
@@ -302,9 +303,8 @@ async def test_a_flood_of_bad_frames_is_cut(served: Served) -> None:
 # --- clients that do not read ---------------------------------------------------------------------
 
 
-def waiting(served: Served) -> int:
-    """How many answers wait on the only connection."""
-    [connection] = served.server.app[CONNECTIONS]
+def waiting(connection: Connection) -> int:
+    """How many answers wait on a connection."""
     return len(connection._answers._waiting)
 
 
@@ -326,11 +326,12 @@ async def test_answers_wait_bounded(served: Served) -> None:
     await works(other)
     await other.ws.close()
     await eventually(lambda: len(served.server.app[CONNECTIONS]) == 1)
-    assert waiting(served) <= MAX_WAITING_ANSWERS + 1
+    [connection] = served.server.app[CONNECTIONS]
+    assert waiting(connection) <= MAX_WAITING_ANSWERS + 1
     for n in range(4000):
         assert (await raw.next())["id"] == f"{n:064d}"
         if n % 100 == 0:
-            assert waiting(served) <= MAX_WAITING_ANSWERS + 1
+            assert waiting(connection) <= MAX_WAITING_ANSWERS + 1
     raw.send(b"", CLOSE)
     await raw.closed()
     await gone(served)
@@ -355,11 +356,17 @@ async def test_pages_of_history_do_not_pile_up(served: Served) -> None:
         raw.command("history", id=str(n))
     [connection] = served.server.app[CONNECTIONS]
     await eventually(lambda: len(connection._pages) > 90, "the commands are read")
+    other = await served.attach("t2")
+    for _ in range(10):
+        await works(other)
+    assert len(connection._pages) > 90, "read when they can be sent, and not before"
+    assert waiting(connection) <= 2
     assert resident() - before < 15 * 2**20
     for n in range(100):
         page = await raw.next()
         assert (page["id"], len(page["messages"])) == (str(n), 2)
     raw.vanish()
+    await other.ws.close()
     await gone(served)
 
 

@@ -414,3 +414,8 @@ def test_any_value_is_taken_or_refused(key: str, value: Any) -> None:
     except ConfigError as error:
         told = error.message
     assert not told or key in told
+
+
+def test_the_clients_token_is_no_setting(tmp_path: Path) -> None:
+    """THREADWIRE_TOKEN, which ``threadwire chat`` sends, does not keep a server from starting."""
+    assert load(environ={"THREADWIRE_TOKEN": "secret"}, cwd=tmp_path) == load(environ={}, cwd=tmp_path)

@@ -15,10 +15,10 @@ from harness import Provider
 from test_cancel import assert_paired, fresh_gates
 from threadwire.events import ROOT, Translator
 from threadwire.filters import Filter, Origin, WantedTypes
-from threadwire.toolcalls import Marks
 from threadwire.history import Said, missing, open_tool_calls, page, to_wire
 from threadwire.run import _Marker
 from threadwire.settings import Settings
+from threadwire.toolcalls import Marks
 
 __all__ = ["fresh_gates"]  # an autouse fixture
 

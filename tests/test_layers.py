@@ -94,6 +94,8 @@ TABLE: dict[str, set[str]] = {
     },
     "hub": {"history", "logs", "repair", "thread"},
     "http": {"errors", "hub", "log", "logs", "protocol", "storage", "thread", "upgrade"},
+    "resources": {"bodies", "errors", "graph", "http", "protocol", "repair", "snapshots", "storage"},
+    "states": {"bodies", "errors", "export", "graph", "history", "http", "resources", "snapshots", "title"},
     "app": {
         "auth",
         "connection",
@@ -105,17 +107,17 @@ TABLE: dict[str, set[str]] = {
         "logs",
         "models",
         "protocol",
+        "resources",
         "run",
         "settings",
+        "states",
         "storage",
         "thread",
         "threadwire",
         "turn",
         "upgrade",
     },
-    "resources": {"bodies", "errors", "graph", "http", "protocol", "repair", "snapshots", "storage"},
     "cli": {"app", "config", "errors", "models", "simulate", "terminal", "threadwire"},
-    "states": {"bodies", "errors", "export", "graph", "history", "http", "resources", "snapshots", "title"},
     "__main__": {"cli"},
 }
 #: A program of its own may stand anywhere: it is run, not imported.

@@ -111,9 +111,7 @@ class TestOpenModel:
 
     def test_a_compatible_server_needs_no_key(self) -> None:
         """With a base_url and no key the model opens, streams, asks for usage; colons belong to the name."""
-        model = open_model(
-            Settings(name="openai:llama3.2:3b", base_url="http://127.0.0.1:11434/v1")
-        ).chat_model
+        model = open_model(Settings(name="openai:llama3.2:3b", base_url="http://127.0.0.1:11434/v1")).chat_model
         assert isinstance(model, ChatOpenAI)
         assert model.model_name == "llama3.2:3b"
         assert model.openai_api_base == "http://127.0.0.1:11434/v1"

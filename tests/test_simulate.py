@@ -38,9 +38,7 @@ class Provider:
 
     def model(self, **options: Any) -> ChatOpenAI:
         defaults = {"streaming": True, "stream_usage": True, "max_retries": 0, "stream_chunk_timeout": None}
-        model = ChatOpenAI(
-            model="any", base_url=f"{self.url}/v1", api_key=SecretStr("none"), **(defaults | options)
-        )
+        model = ChatOpenAI(model="any", base_url=f"{self.url}/v1", api_key=SecretStr("none"), **(defaults | options))
         self._models.append(model)
         return model
 
@@ -344,9 +342,7 @@ async def test_a_bad_request_is_refused(provider: Provider, body: Any) -> None:
 async def test_requests_are_kept(provider: Provider) -> None:
     """What a provider was told can be read afterwards, whole and in order; of many requests, the last 100."""
     model = provider.model()
-    await model.ainvoke(
-        [HumanMessage("one"), AIMessage("two"), HumanMessage([{"type": "text", "text": "3"}])]
-    )
+    await model.ainvoke([HumanMessage("one"), AIMessage("two"), HumanMessage([{"type": "text", "text": "3"}])])
     (body,) = await provider.get("/requests")
     assert [message["role"] for message in body["messages"]] == ["user", "assistant", "user"]
     assert body["stream_options"] == {"include_usage": True}
@@ -427,9 +423,7 @@ async def test_the_process_without_its_port() -> None:
 
 async def test_it_is_light() -> None:
     """The stand-in loads neither LangChain nor the OpenAI SDK: it starts fast and has the core to itself."""
-    check = (
-        "import sys, threadwire.simulate; print([m for m in sys.modules if m.startswith(('lang', 'openai'))])"
-    )
+    check = "import sys, threadwire.simulate; print([m for m in sys.modules if m.startswith(('lang', 'openai'))])"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", check, stdout=subprocess.PIPE)
     output, _ = await process.communicate()
     assert output.decode().strip() == "[]"

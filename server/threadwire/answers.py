@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from threadwire.errors import ThreadwireError
-from threadwire.protocol import MAX_WAITING_ANSWERS, error_frame
+from threadwire.protocol import MAX_WAITING_ANSWERS, Command, error_frame
 
 
 @dataclass(slots=True)
@@ -29,6 +29,11 @@ class Answer:
     def made(self) -> dict[str, Any]:
         """The frame, as it is true now."""
         return self.frame() if callable(self.frame) else self.frame
+
+
+def named(frame: dict[str, Any], command: Command) -> dict[str, Any]:
+    """The frame that answers a command, with its ``id`` where it has one."""
+    return frame if command.id is None else {**frame, "id": command.id}
 
 
 class Answers:

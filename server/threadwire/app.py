@@ -22,7 +22,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 import threadwire
-from threadwire import http, logs
+from threadwire import http, logs, resources, states
 from threadwire.auth import check_host, check_origin
 from threadwire.connection import Connection, ConnectionSettings
 from threadwire.errors import StartupError
@@ -68,8 +68,11 @@ def make_app(settings: Settings) -> web.Application:
     )
     app[CONNECTIONS] = Connections()
     app.cleanup_ctx.append(lambda running: _parts(running, settings))
+    app.on_shutdown.append(_shut_down)
     app.router.add_get("/ws", _connector(settings))
     http.Routes(settings.runs.on_disconnect).add_to(app.router)
+    resources.ThreadRoutes(settings.runs.on_disconnect).add_to(app.router)
+    states.StateRoutes().add_to(app.router)
     return app
 
 
@@ -91,13 +94,11 @@ async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None
             app[MODEL] = {"name": "graph", "why": f"{settings.graph} brings its own"}
             opening = open_graph(settings.graph, saver=storage.saver())
         graph = await stack.enter_async_context(opening)
+        app[resources.GRAPH] = graph
         app[http.HUB] = hub = Hub(_thread_parts(settings, storage, graph), settings.log.keep_seconds)
         await hub.open()
         stack.push_async_callback(hub.close)
         yield
-        hub.drain()
-        await hub.finish_runs(0)
-        await _close_connections(app)
 
 
 def _thread_parts(settings: Settings, storage: Storage, graph: Graph) -> ThreadParts:
@@ -176,6 +177,13 @@ def _guard(settings: Settings) -> Middleware:
         return await handler(request)
 
     return guard
+
+
+async def _shut_down(app: web.Application) -> None:
+    """Before aiohttp waits for its handlers: stop what runs, and let every client know."""
+    app[http.HUB].drain()
+    await app[http.HUB].finish_runs(0)
+    await _close_connections(app)
 
 
 async def _close_connections(app: web.Application) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 
-from threadwire.answers import Answer, Answers
+from threadwire.answers import Answer, Answers, named
 from threadwire.errors import BadFrame, Gap, InternalError, ThreadwireError
 from threadwire.filters import Filter
 from threadwire.limits import Rate
@@ -26,7 +26,6 @@ from threadwire.protocol import (
     MAX_BAD_FRAMES_PER_MINUTE,
     SUBPROTOCOL,
     CloseCode,
-    Command,
     History,
     Ping,
     Subscribe,
@@ -129,7 +128,8 @@ class Connection:
             self, after=wanted.after, epoch=wanted.epoch, history=wanted.history, wake=self._new.set
         )
         deliberate = False
-        session = _Session(thread, attached, wanted.filter)
+        attached.cursor.filter = wanted.filter
+        session = _Session(thread, attached)
         try:
             last = await self._run(session)
             # Anything else that ends it is a loss, a broken frame, or our own doing.
@@ -197,7 +197,7 @@ class Connection:
             return
         if isinstance(command, Ping):
             cursor = session.attached.cursor
-            self._answers.put(Answer(lambda: _named({"type": "pong", "seq": cursor.position}, command)))
+            self._answers.put(Answer(lambda: named({"type": "pong", "seq": cursor.position}, command)))
         elif isinstance(command, Subscribe):
             self._subscribe(session, command)
         elif isinstance(command, History):
@@ -239,7 +239,7 @@ class Connection:
         except Exception:
             logger.exception("history failed", thread_id=session.thread.thread_id)
             return Answer(error_frame(InternalError("The server failed to read the history."), command.id))
-        return Answer(_named(found, command), found["seq"])
+        return Answer(named(found, command), found["seq"])
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -297,12 +297,3 @@ class _Session:
 
     thread: Thread
     attached: Attached
-    filter: Filter
-
-    def __post_init__(self) -> None:
-        self.attached.cursor.filter = self.filter
-
-
-def _named(frame: dict[str, Any], command: Command) -> dict[str, Any]:
-    """The frame that answers a command, with its ``id`` where it has one."""
-    return frame if command.id is None else {**frame, "id": command.id}

@@ -41,7 +41,7 @@ class Conversation:
         row = await self._storage.get_thread(self.thread_id)
         if not self._loaded:
             self._loaded = True
-            self.exists = row is not None
+            self.exists = self.exists or row is not None
             self.waiting = row.interrupts if row is not None else []
             if row is None:
                 self._known = set()
@@ -57,6 +57,12 @@ class Conversation:
             stored = await self._stored()
             self._known = {message_id(message, index) for index, message in enumerate(stored)}
         return self._known
+
+    async def has(self, identity: str) -> bool:
+        """Whether a message has that id, stored or being written."""
+        if identity in await self.known():
+            return True
+        return self.run is not None and any(said.message_id == identity for said in self.run.transcript.said())
 
     def interrupts(self) -> list[dict[str, Any]]:
         """Pending interrupts as the wire has them."""

@@ -1,4 +1,4 @@
-"""Everything beside the socket: health, the protocol's schema, a turn as a stream of lines, threads.
+"""Everything beside the socket: health, the protocol's schema, a turn as a stream of lines.
 
 Handlers only translate: what they ask for is done by the hub and its threads. Failures come out as
 ``{"error": {"code", "message"}}`` with the status of their class.
@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from aiohttp import web
 
-from threadwire.errors import Gap, InternalError, InvalidArgument, NoSuchRun, ThreadwireError, TooLarge
+from threadwire.errors import Gap, InternalError, InvalidArgument, ThreadwireError, TooLarge
 from threadwire.hub import Hub
 from threadwire.log import Cursor
 from threadwire.logs import get_logger
@@ -64,8 +64,6 @@ class Routes:
         router.add_get("/readyz", self.readyz)
         router.add_get("/protocol.json", self.protocol)
         router.add_post("/threads/{thread_id}/runs/stream", self.stream)
-        router.add_post("/threads/{thread_id}/runs/{run_id}/cancel", self.cancel)
-        router.add_delete("/threads/{thread_id}", self.delete)
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """Alive."""
@@ -85,21 +83,6 @@ class Routes:
         """JSON Schema of every command and frame."""
         return web.Response(body=self._schema, content_type="application/json")
 
-    async def delete(self, request: web.Request) -> web.Response:
-        """Delete a thread: its run is stopped, its readers are closed with 4404, every row of it goes."""
-        thread_id = check_thread_id(request.match_info["thread_id"])
-        if not await request.app[HUB].delete(thread_id):
-            return _not_found()
-        return web.Response(status=204)
-
-    async def cancel(self, request: web.Request) -> web.Response:
-        """Stop a run, as the ``cancel`` command does."""
-        command = validate_command({"type": "cancel", "run_id": request.match_info["run_id"]})
-        assert isinstance(command, Cancel)  # noqa: S101 -- that is its type
-        thread = request.app[HUB].get(check_thread_id(request.match_info["thread_id"]))
-        await _submitted(thread, command, self._on_disconnect)
-        return web.Response(status=204)
-
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """One turn without a socket: the frames to its ``run_finished``, one a line."""
         thread_id = check_thread_id(request.match_info["thread_id"])
@@ -118,7 +101,7 @@ class Routes:
         attached.cursor.position = thread.log.last
         accepted = False
         try:
-            ack = await _submitted(thread, send, on_disconnect)
+            ack = await submitted(thread, send, on_disconnect)
             accepted = True
             response = web.StreamResponse(
                 headers={
@@ -153,7 +136,8 @@ class _LineReader:
         """Its turn's ``run_finished``, which comes before any end, ends it."""
 
 
-async def _submitted(thread: Thread, command: Send | Cancel, on_disconnect: OnDisconnect) -> dict[str, Any]:
+async def submitted(thread: Thread, command: Send | Cancel, on_disconnect: OnDisconnect) -> dict[str, Any]:
+    """Give a thread a command and wait for its answer; raises what it is refused with."""
     answered: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
     def answer(found: dict[str, Any] | ThreadwireError) -> None:
@@ -224,11 +208,6 @@ def _run_finished(row: RunRow) -> dict[str, Any]:
         "usage": row.usage,
         "duration_ms": round(((row.ended_at or began) - began) * 1000),
     }
-
-
-def _not_found() -> web.Response:
-    error = NoSuchRun("There is no such thread.")
-    return web.json_response({"error": {"code": "not_found", "message": error.message}}, status=404)
 
 
 @web.middleware

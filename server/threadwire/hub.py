@@ -41,6 +41,11 @@ class Hub:
             thread.draining = self.draining
         return thread
 
+    def created(self, thread_id: str) -> None:
+        """A row was made beside it: a live thread of that id knows from now on that it exists."""
+        if (thread := self._threads.get(thread_id)) is not None:
+            thread.created()
+
     def mint(self) -> str:
         """A thread id nobody has used: a UUIDv7, so that ids sort by age."""
         return str(uuid_utils.uuid7())

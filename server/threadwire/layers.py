@@ -24,6 +24,8 @@ from threadwire.errors import ConfigError
 from threadwire.settings import Settings
 
 ENV_PREFIX = "THREADWIRE_"
+#: Variables of ours that are no settings of the server: the credential that ``threadwire chat`` sends.
+NOT_SETTINGS = frozenset({"THREADWIRE_TOKEN"})
 
 KeyPath = tuple[str, ...]
 
@@ -169,7 +171,7 @@ def _is_section_key(path: KeyPath) -> bool:
 
 def read_environment(environ: Mapping[str, str]) -> Layer:
     """Read every ``THREADWIRE_SECTION__KEY``; lists, tables and whole sections are JSON."""
-    names = sorted(name for name in environ if name.startswith(ENV_PREFIX))
+    names = sorted(name for name in environ if name.startswith(ENV_PREFIX) and name not in NOT_SETTINGS)
     layer = Layer(f"environment ({', '.join(names)})" if names else "")
     known = known_keys(sections=True)
     for name in names:

@@ -215,7 +215,7 @@ class Thread:
 
     async def _send(self, send: Send, answer: Answer, on_disconnect: OnDisconnect) -> None:
         row = self._intake.row(send, on_disconnect)
-        taken = row.message_id in await self._said.known()
+        taken = send.message_id is not None and await self._said.has(send.message_id)
         full = len(self._queue) >= self._parts.max_queued
         if taken or full or self.draining:
             # A repeat is answered as it was, whatever the thread is doing now.
@@ -304,6 +304,10 @@ class Thread:
         self._said.waiting = []
         self._said.moved(None)
         self._pump()
+
+    def created(self) -> None:
+        """Its row was made without a command."""
+        self._said.exists = True
 
     async def delete(self) -> bool:
         """Stop everything, delete the thread for good, close its readers with 4404; False where there was none."""
