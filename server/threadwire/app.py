@@ -135,10 +135,10 @@ def _connector(settings: Settings) -> Handler:
             return await connection.refuse(request, CloseCode.OVER_CAPACITY, "the server is going to stop")
         if server.max_connections and len(connections) >= server.max_connections:
             return await connection.refuse(request, CloseCode.OVER_CAPACITY, "too many connections")
-        thread = hub.get(wanted.thread_id or hub.mint(), minted=wanted.thread_id is None)
+        thread_id, minted = wanted.thread_id or hub.mint(), wanted.thread_id is None
         connections.add(connection)
         try:
-            return await connection.serve(request, thread, wanted)
+            return await connection.serve(request, lambda: hub.get(thread_id, minted=minted), wanted)
         finally:
             connections.discard(connection)
 

@@ -84,10 +84,14 @@ class Connection:
             self._ws.release()
         return self._ws.response
 
-    async def serve(self, request: web.Request, thread: Thread, wanted: Wanted) -> web.WebSocketResponse:
-        """Take the connection from its upgrade to its close."""
+    async def serve(self, request: web.Request, find: Callable[[], Thread], wanted: Wanted) -> web.WebSocketResponse:
+        """Take the connection from its upgrade to its close.
+
+        ``find`` gives its thread; asked after the upgrade, since a thread that nobody is attached to may be let go.
+        """
         started = time.monotonic()
         await self._ws.open(request)
+        thread = find()
         deliberate = False
         try:
             deliberate = await self._attach(thread, wanted)

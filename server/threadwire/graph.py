@@ -29,9 +29,9 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.store.base import BaseStore
-from pydantic import TypeAdapter, ValidationError
 
-from threadwire.errors import InvalidArgument, StartupError
+from threadwire.context import ContextSchema
+from threadwire.errors import StartupError
 
 if TYPE_CHECKING:  # imported where there is no graph of the user's
     from threadwire.agent import AgentSettings
@@ -55,8 +55,7 @@ class Graph:
         allowed = self._repair.checkpointer
         # With LANGGRAPH_STRICT_MSGPACK, compiling has derived a saver that may read the schemas' own types.
         self._serde = allowed.serde if isinstance(allowed, BaseCheckpointSaver) else saver.serde
-        schema = compiled.context_schema
-        self._context: TypeAdapter[Any] | None = TypeAdapter(schema) if schema is not None else None
+        self._context = ContextSchema(compiled.context_schema)
         #: Whether a write to the conversation takes the place of all of it: its state has no reducer for them.
         self.replaces_messages = isinstance(compiled.channels.get(MESSAGES), LastValue)
         #: Whether it was compiled to stop before or after nodes, which no event tells.
@@ -75,16 +74,7 @@ class Graph:
 
     def check_context(self, context: dict[str, Any] | None) -> Any:
         """The runtime context for a run, of the graph's ``context_schema``; raises ``InvalidArgument``."""
-        if self._context is None:
-            if context is not None:
-                raise InvalidArgument("context", "the served graph takes no context")
-            return None
-        try:
-            return self._context.validate_python(context if context is not None else {})
-        except ValidationError as invalid:
-            first = invalid.errors(include_url=False)[0]
-            where = ".".join(["context", *(str(part) for part in first["loc"])])
-            raise InvalidArgument(where, first["msg"]) from None
+        return self._context.check(context)
 
 
 @asynccontextmanager
@@ -124,7 +114,7 @@ def _load(target: str) -> Any:
         module = _import_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
     except StartupError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise StartupError(f"graph: cannot import {where}: {_one_line(error)}") from error
     found: Any = module
     for part in attribute.split("."):
@@ -163,7 +153,7 @@ async def _resolve(found: Any, target: str, stack: AsyncExitStack) -> Any:
         if isinstance(found, CompiledStateGraph | StateGraph):
             return found
         try:
-            if hasattr(found, "__aenter__"):
+            if hasattr(type(found), "__aenter__"):
                 found = await stack.enter_async_context(found)
             elif inspect.isawaitable(found):
                 found = await found

@@ -10,11 +10,12 @@ import uuid_utils
 from threadwire.history import user_message
 from threadwire.logs import get_logger
 from threadwire.repair import make_whole
+from threadwire.storage import RunRow
 from threadwire.thread import Thread, ThreadParts
 
 logger = get_logger(__name__)
 
-#: How often threads are looked at for frames and threads whose time is over.
+#: How often, at most, threads are looked at for frames and threads whose time is over.
 SWEEP_SECONDS = 5.0
 
 
@@ -88,7 +89,7 @@ class Hub:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.sleep(min(SWEEP_SECONDS, max(0.1, self._keep_seconds / 2)))
             now = time.monotonic()
             for thread_id, thread in list(self._threads.items()):
                 if thread.sweep(now, self._keep_seconds):
@@ -96,27 +97,26 @@ class Hub:
 
     async def _recover(self) -> None:
         """A run that an earlier process did not end was cut off with it: its message is kept, it is ``lost``."""
-        storage = self._parts.turns.storage
-        for row in await storage.unfinished_runs():
+        for row in await self._parts.turns.storage.unfinished_runs():
             logger.warning("run lost", thread_id=row.thread_id, run_id=row.run_id)
-            user = None
-            if row.message_id is not None:
-                user = user_message(row.request["content"], row.message_id)
-            await make_whole(
-                self._parts.turns.graph,
-                storage,
-                row.thread_id,
-                user=user,
-                said=lambda _unfinished: [],
-                status="lost",
-            )
-            await storage.finish_run(
-                row.run_id,
-                status="lost",
-                reason="shutdown",
-                error=None,
-                usage=None,
-                at=time.time(),
-                thread_status="idle",
-                interrupts=[],
-            )
+            try:
+                await self._settle(row)
+            except Exception:
+                # One thread that cannot be read must not keep all others from being served; it is tried again at the
+                # next start.
+                logger.exception("run not settled", thread_id=row.thread_id, run_id=row.run_id)
+
+    async def _settle(self, row: RunRow) -> None:
+        graph, storage = self._parts.turns.graph, self._parts.turns.storage
+        user = user_message(row.request["content"], row.message_id) if row.message_id is not None else None
+        await make_whole(graph, storage, row.thread_id, user=user, said=lambda _unfinished: [], status="lost")
+        await storage.finish_run(
+            row.run_id,
+            status="lost",
+            reason="shutdown",
+            error=None,
+            usage=None,
+            at=time.time(),
+            thread_status="idle",
+            interrupts=[],
+        )

@@ -115,6 +115,9 @@ class Thread:
         except BaseException:
             self.detach(reader, deliberate=False)
             raise
+        if self.deleted:
+            self.detach(reader, deliberate=False)
+            raise InvalidArgument("thread_id", "the thread was deleted")
         # From here to the return nothing else runs.
         position, resume, lost = self._place(after, epoch, with_history=wanted is not None)
         ready = {
