@@ -602,7 +602,7 @@ BAD_BODIES = [
     (b'{"type":"cancel"}', 400, "invalid_argument", "type: "),
     (b'{"content":"a","type":"nope"}', 400, "unknown_command", ""),
     (b'{"content":"a","run_id":"x"}', 400, "invalid_argument", "run_id: "),
-    (b'{"content":"a","multitask_strategy":"rollback"}', 400, "invalid_argument", "multitask_strategy: "),
+    (b'{"content":"a","multitask_strategy":"merge"}', 400, "invalid_argument", "multitask_strategy: "),
     (b'{"content":[{"type":"text","text":"a","x":' + b"[" * 70 + b"]" * 70 + b"}]}", 400, "bad_frame", "64"),
     (b'{"content":"' + b"x" * 2000 + b'"}', 413, "too_large", ""),
     (b"x" * 900_000, 413, "too_large", ""),

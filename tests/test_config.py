@@ -238,10 +238,6 @@ def test_callers_tables_stay_as_they_are(tmp_path: Path) -> None:
             "events: {allow_raw: maybe}",
             'events.allow_raw: expected true or false, got "maybe" (config.yaml line 1)',
         ),
-        (
-            "runs: {multitask_strategy: rollback}",
-            "runs.multitask_strategy: rollback is not available yet; expected enqueue (config.yaml line 1)",
-        ),
         ("auth: {mode: jwt}", "auth.mode: jwt is not available yet; expected none (config.yaml line 1)"),
         ("server:\n  port: 1\n  port: 2", "server.port: stands twice (config.yaml line 3)"),
         ("graph: ${NOWHERE}:g", "graph: NOWHERE is not set in the environment (config.yaml line 1)"),

@@ -56,7 +56,8 @@ def test_every_frame_is_described(name: str) -> None:
     """Each frame has its row, with each of its fields, and a mark if it is in the log."""
     row = rows(section("## Frames"))[name]
     described = section("### `ready`") if name == "ready" else row
-    missing = {field for field in FRAMES[name].model_fields if f"`{field}`" not in described}
+    fields = {info.alias or field for field, info in FRAMES[name].model_fields.items()}
+    missing = {field for field in fields if f"`{field}`" not in described}
     assert missing <= {"type", "seq"} if name in LOG_FRAMES else missing <= {"type"}
     assert ("•" in row.split("|")[1]) is (name in LOG_FRAMES)
 

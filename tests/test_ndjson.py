@@ -116,7 +116,7 @@ async def test_a_refusal_is_no_stream(serve: Serve, provider: Provider) -> None:
     # Whoever was here may come back within the grace: somebody who is turned away at the door ends nothing.
     await first.vanish()
     assert await refused(served, content="a") == (429, "queue_full")
-    assert await refused(served, content="a", multitask_strategy="rollback") == (400, "invalid_argument")
+    assert await refused(served, content="a", multitask_strategy="reject") == (409, "busy")
     assert (await provider.stats())["open"] == 1
     again = await served.connect("t1")
     ready = await again.next()

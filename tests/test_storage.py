@@ -23,9 +23,9 @@ from langgraph.checkpoint.serde.jsonplus import EXT_CONSTRUCTOR_SINGLE_ARG
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.store.base import PutOp
 
-from contracts.storage import Factory, StorageContract, a_run, config_of, finish, newest, put
+from contracts.storage import Factory, StorageContract, a_run, accept, config_of, finish, newest, put
 from threadwire.errors import ConfigError, StartupError, StorageError
-from threadwire.storage import ThreadQuery, open_storage
+from threadwire.storage import Frames, LogRow, RunStart, ThreadMark, ThreadQuery, open_storage
 from threadwire.storage.sqlite import MIGRATIONS, SqliteStorage
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
@@ -126,7 +126,7 @@ async def test_lock_rolls_back(storage: SqliteStorage, path: str) -> None:
         task.cancel()  # in the middle of the rollback, as often as not
         with pytest.raises(asyncio.CancelledError):
             await task
-        await storage.accept_run(a_run(f"r{steps}"))
+        await accept(storage, a_run(f"r{steps}"))
         assert rows(path, "SELECT count(*) FROM probe") == [(0,)]
 
 
@@ -147,7 +147,7 @@ async def test_cancelled_to_the_core(storage: SqliteStorage, path: str) -> None:
         count = f"SELECT count(*) FROM writes WHERE thread_id = '{thread_id}'"
         settled = rows(path, count)
         assert settled in ([(0,)], [(50,)])
-        await storage.accept_run(a_run(f"r{steps}"))
+        await accept(storage, a_run(f"r{steps}"))
         assert rows(path, count) == settled
 
 
@@ -160,13 +160,13 @@ async def test_store_batch_is_whole(storage: SqliteStorage, path: str) -> None:
     await storage.store.aput(("a",), "k", {"n": 1})
     with pytest.raises(StorageError):
         await storage.store.abatch([PutOp(("a",), "k", None), PutOp(("a",), "bad", {"n": 2})])
-    await storage.accept_run(a_run())
+    await accept(storage, a_run())
     assert [item.key for item in await storage.store.asearch(("a",))] == ["k"]
 
 
 async def test_reading_beside_the_writer(storage: SqliteStorage) -> None:
     """History, threads and runs are read while somebody else has the writer's lock and a transaction."""
-    await storage.accept_run(a_run())
+    await accept(storage, a_run())
     await put(storage.saver())
     async with asyncio.timeout(5), storage._lock:
         await storage._writer.execute("UPDATE runs SET status = 'lost'")
@@ -180,7 +180,7 @@ async def test_reading_beside_the_writer(storage: SqliteStorage) -> None:
 async def test_reading_beside_a_search(storage: SqliteStorage) -> None:
     """A search that takes its time keeps nobody from reading or writing."""
     async with asyncio.timeout(5), storage._searcher_lock:
-        await storage.accept_run(a_run())
+        await accept(storage, a_run())
         await put(storage.saver())
         assert await newest(storage.reader) == "v"
         assert await storage.get_run("t1", "r1") == a_run()
@@ -189,16 +189,19 @@ async def test_reading_beside_a_search(storage: SqliteStorage) -> None:
 
 async def test_delete_leaves_nothing(storage: SqliteStorage, path: str) -> None:
     """No table has a row that names a deleted thread."""
-    await storage.accept_run(a_run(thread_id="needle"))
+    await accept(storage, a_run(thread_id="needle"))
     checkpoint = await put(storage.saver(), "needle")
     await storage.saver().aput_writes(config_of("needle", checkpoint_id=checkpoint["id"]), [("y", 1)], "task")
+    await storage.write([(LogRow("needle", "e", last=1), Frames(1, b"{}", b"[]"))], [RunStart("r1", None, 1.0)])
     await finish(storage, "r1")
     tables = [name for (name,) in rows(path, "SELECT name FROM sqlite_master WHERE type = 'table'")]
 
     def naming() -> list[str]:
         return [table for table in tables if "needle" in str(rows(path, f"SELECT * FROM {table}"))]
 
-    assert sorted(naming()) == ["checkpoints", "runs", "texts", "threads", "writes"]
+    assert sorted(naming()) == sorted(
+        ["checkpoints", "frames", "logs", "runs", "texts", "threads", "turns", "writes"]
+    )
     assert await storage.delete_thread("needle")
     assert naming() == []
 
@@ -241,7 +244,7 @@ async def test_failing(
 ) -> None:
     """Full or read-only: each way to write says so, nothing committed is lost, and once mended all works."""
     large = "x" * 200_000
-    await storage.accept_run(a_run())
+    await accept(storage, a_run())
     checkpoint = await put(storage.saver(), value="kept")
     await storage.store.aput(("a",), "k", {"n": 1})
     await fail(storage)
@@ -251,9 +254,9 @@ async def test_failing(
         lambda: storage.saver().aput_writes(at, [("y", 1), ("z", large)], "task"),
         lambda: storage.store.aput(("a",), "k", {"n": large}),
         lambda: storage.store.abatch([PutOp(("a",), "k", None), PutOp(("a",), "l", {"n": large})]),
-        lambda: storage.accept_run(a_run("r2", "t2", request={"content": large})),
+        lambda: accept(storage, a_run("r2", "t2", request={"content": large})),
         lambda: finish(storage, "r1", interrupts=[{"value": large}]),
-        lambda: storage.set_thread_status("t1", "error", [{"value": large}]),
+        lambda: storage.write([], [ThreadMark("t1", "error", [{"value": large}])]),
         storage.check,
     ):
         with pytest.raises(StorageError, match=says) as failed:
@@ -267,7 +270,7 @@ async def test_failing(
     await storage.check()
     await put(storage.saver(), value=large)
     await storage.store.aput(("a",), "l", {"n": 2})
-    await storage.accept_run(a_run("r2", "t2"))
+    await accept(storage, a_run("r2", "t2"))
     assert await newest(storage.reader) == large
     assert sorted(item.key for item in await storage.store.asearch(("a",))) == ["k", "l"]
     assert rows(path, "SELECT count(*) FROM writes") == [(0,)]
@@ -297,9 +300,9 @@ async def test_locked_by_another_program(storage: SqliteStorage, path: str) -> N
     try:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StorageError, match="locked"):
-            await storage.accept_run(a_run())
+            await accept(storage, a_run())
         other.execute("ROLLBACK")
-        await storage.accept_run(a_run())
+        await accept(storage, a_run())
     finally:
         other.close()
 
@@ -326,7 +329,7 @@ async def test_second_server(storage: SqliteStorage, path: str, tmp_path: Path) 
     link.symlink_to(path)
     for name in (path, link, os.path.relpath(path)):
         assert f"in use by another threadwire server (process {os.getpid()})" in await refusal(name)
-    await storage.accept_run(a_run())
+    await accept(storage, a_run())
 
 
 async def test_second_process(elsewhere: subprocess.Popen[str], path: str) -> None:
@@ -379,7 +382,7 @@ def test_not_writable(mode: int, file_mode: int) -> None:
 
 async def test_private(storage: SqliteStorage, path: str, tmp_path: Path) -> None:
     """Whatever the storage makes, nobody else may read."""
-    await storage.accept_run(a_run())
+    await accept(storage, a_run())
     names = {Path(path + end).name for end in ("", "-wal", "-shm", ".lock")}
     assert {file.name for file in tmp_path.iterdir()} == names
     assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
@@ -446,7 +449,7 @@ async def test_older(path: str) -> None:
         rows(file, "INSERT INTO threads VALUES ('t1', 1.0, 1.0, 'idle', '{}', '[]')")
         rows(file, f"PRAGMA user_version = {version}")
         async with SqliteStorage.open(file) as storage:
-            await storage.accept_run(a_run())
+            await accept(storage, a_run())
             assert [row.thread_id for row in await storage.search_threads(ThreadQuery(text="grüß"))] == ["t1"]
         assert rows(file, "PRAGMA user_version") == [(len(MIGRATIONS),)]
 

@@ -29,6 +29,7 @@ from threadwire.errors import StartupError
 from threadwire.filters import Filter
 from threadwire.graph import Graph, open_agent_graph, open_graph
 from threadwire.hub import Hub
+from threadwire.journal import Journal
 from threadwire.logs import get_logger
 from threadwire.models import open_model
 from threadwire.protocol import SUBPROTOCOL, CloseCode
@@ -95,13 +96,15 @@ async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None
             opening = open_graph(settings.graph, saver=storage.saver())
         graph = await stack.enter_async_context(opening)
         app[resources.GRAPH] = graph
-        app[http.HUB] = hub = Hub(_thread_parts(settings, storage, graph), settings.log.keep_seconds)
+        journal = Journal(storage, settings.log.journal_interval_seconds)
+        stack.push_async_callback(journal.close)
+        app[http.HUB] = hub = Hub(_thread_parts(settings, storage, graph, journal), settings.log.keep_seconds)
         await hub.open()
         stack.push_async_callback(hub.close)
         yield
 
 
-def _thread_parts(settings: Settings, storage: Storage, graph: Graph) -> ThreadParts:
+def _thread_parts(settings: Settings, storage: Storage, graph: Graph, journal: Journal) -> ThreadParts:
     runs = settings.runs
     return ThreadParts(
         turns=TurnParts(
@@ -115,6 +118,8 @@ def _thread_parts(settings: Settings, storage: Storage, graph: Graph) -> ThreadP
                 durability=settings.storage.durability,
             ),
         ),
+        journal=journal,
+        multitask_strategy=runs.multitask_strategy,
         max_queued=runs.max_queued or _NO_LIMIT,
         disconnect_grace_seconds=runs.disconnect_grace_seconds,
         max_log_bytes=settings.log.max_bytes_per_thread,

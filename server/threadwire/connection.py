@@ -18,6 +18,7 @@ from typing import Any
 from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 
 from threadwire.answers import Answer, Answers, named
+from threadwire.attachment import Attached
 from threadwire.errors import BadFrame, Gap, InternalError, ThreadwireError
 from threadwire.filters import Filter
 from threadwire.limits import Rate
@@ -34,7 +35,7 @@ from threadwire.protocol import (
     error_frame,
 )
 from threadwire.storage import OnDisconnect
-from threadwire.thread import Attached, Thread
+from threadwire.thread import Thread
 from threadwire.upgrade import Wanted, check_raw
 from threadwire.websocket import WebSocket
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from langchain_core.messages import BaseMessage
+
 from threadwire.errors import NoSuchMessage
 from threadwire.graph import MESSAGES, Graph
-from threadwire.history import message_id, page, to_wire, user_wire
+from threadwire.history import message_id, page, to_wire
 from threadwire.run import Run
 from threadwire.storage import Storage
 
@@ -39,12 +41,20 @@ class Conversation:
         if self._loaded:
             return
         row = await self._storage.get_thread(self.thread_id)
+        asked = await self._asked() if row is not None and row.interrupts else set()
+        waiting = [found for found in row.interrupts if found["id"] in asked] if row is not None else []
         if not self._loaded:
             self._loaded = True
             self.exists = self.exists or row is not None
-            self.waiting = row.interrupts if row is not None else []
+            self.waiting = waiting
             if row is None:
                 self._known = set()
+
+    async def _asked(self) -> set[str]:
+        """What the state still asks: a crash may have come between the question's end and its row's."""
+        graph = self._graph.for_state(self._storage.reader)
+        snapshot = await graph.aget_state({"configurable": {"thread_id": self.thread_id}})
+        return {interrupt.id for interrupt in snapshot.interrupts}
 
     def moved(self, run: Run | None) -> None:
         """``run`` writes messages from now on; None: all there are are stored."""
@@ -54,7 +64,7 @@ class Conversation:
     async def known(self) -> set[str]:
         """Ids of the messages readers can know of; a run adds what it tells. Read once while the thread lives."""
         if self._known is None:
-            stored = await self._stored()
+            stored = await self.stored()
             self._known = {message_id(message, index) for index, message in enumerate(stored)}
         return self._known
 
@@ -76,7 +86,7 @@ class Conversation:
         """
         while True:
             version = self._version
-            messages = await self._messages()
+            messages = await self.messages()
             if version == self._version:
                 break
         found = page(messages, before, min(limit or self._max_page, self._max_page))
@@ -84,23 +94,25 @@ class Conversation:
             raise NoSuchMessage(f"The thread has no message {str(before)[:64]!r}.")
         return found
 
-    async def _messages(self) -> list[dict[str, Any]]:
-        """All messages, the ones being written last; no await where a run is past its first step."""
+    async def messages(self) -> list[dict[str, Any]]:
+        """All messages as the wire has them, those being written last; no await once a run is past its first step."""
         run = self.run
         stored = run.transcript.state if run is not None else None
         if stored is None:
-            stored = await self._stored()
+            stored = await self.stored()
         wires = [to_wire(message, message_id(message, index)) for index, message in enumerate(stored)]
         if run is not None:
             ids = {wire["id"] for wire in wires}
-            if run.row.message_id is not None and run.row.message_id not in ids:
-                wires.append(user_wire(run.row.request["content"], run.row.message_id))
+            if run.user is not None and run.user.id not in ids:
+                wires.append(to_wire(run.user, str(run.user.id)))
             wires.extend(wire for wire in run.transcript.overlay() if wire["id"] not in ids)
         return wires
 
-    async def _stored(self) -> list[Any]:
+    async def stored(self, checkpoint_id: str | None = None) -> list[BaseMessage]:
+        """The messages of the newest checkpoint, or of another; none where that is not there."""
         if not self.exists:
             return []
         graph = self._graph.for_state(self._storage.reader)
-        snapshot = await graph.aget_state({"configurable": {"thread_id": self.thread_id}})
+        where = {"thread_id": self.thread_id, **({"checkpoint_id": checkpoint_id} if checkpoint_id else {})}
+        snapshot = await graph.aget_state({"configurable": where})
         return list(snapshot.values.get(MESSAGES) or [])

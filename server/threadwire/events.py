@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
-from threadwire.filters import Filter, Origin
+from threadwire.filters import Answer, Filter, Origin
 from threadwire.history import Said, content_of, message_id, text_of, to_wire
 from threadwire.jsonsafe import json_safe
 from threadwire.toolcalls import Marks, Told, ToolCalls
@@ -45,6 +45,18 @@ class _Call:
     parts: list[str] = field(default_factory=list)
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
+    # ``origin`` with its answer, made at the first token: there is one for each.
+    _text_origin: Origin | None = None
+
+    def answer(self) -> Answer | None:
+        """The answer it gives, where that is kept."""
+        return Answer(self.message_id, self.task_id) if self.kept else None
+
+    def text_origin(self) -> Origin:
+        """Where its text comes from."""
+        if self._text_origin is None:
+            self._text_origin = self.origin._replace(answer=self.answer())
+        return self._text_origin
 
 
 _USAGE_DETAILS: tuple[Literal["input_token_details", "output_token_details"], ...] = (
@@ -179,7 +191,7 @@ class Translator:
             yield self._text("reasoning", call, reasoning), call.origin
         if text:
             call.parts.append(text)
-            yield self._text("token", call, text), call.origin
+            yield self._text("token", call, text), call.text_origin()
 
     def _text(self, kind: str, call: _Call, content: str) -> dict[str, Any]:
         return {
@@ -203,7 +215,7 @@ class Translator:
             if text and not call.parts:
                 # A model that does not stream: one frame with the whole text.
                 call.parts.append(text)
-                yield self._text("token", call, text), call.origin
+                yield self._text("token", call, text), call.text_origin()
             self._told_text[call.message_id] = "".join(call.parts)
             yield from self._tool_calls(call, output)
         if output.usage_metadata:
@@ -219,14 +231,14 @@ class Translator:
         text = generations[0][0].get("text", "") if generations and generations[0] else ""
         if text:
             call.parts.append(text)
-            yield self._text("token", call, text), call.origin
+            yield self._text("token", call, text), call.text_origin()
 
     def _tool_calls(self, call: _Call, output: AIMessage) -> Iterator[Told]:
         if call.structured:
             return
         for wanted in output.tool_calls:
             call_id = wanted["id"] or f"{call.message_id}-{len(call.tool_calls)}"
-            origin = Origin("tool", wanted["name"], call.origin.tags)
+            origin = Origin("tool", wanted["name"], call.origin.tags, call.answer())
             if self._policy.passes(origin):
                 args = json_safe(wanted["args"])
                 call.tool_calls.append({"id": call_id, "name": wanted["name"], "args": args})

@@ -6,12 +6,21 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
+class Answer(NamedTuple):
+    """The answer of a model call that a frame is a part of, and which is kept if its turn is cut off."""
+
+    message_id: str
+    #: The root graph's task whose stored work has all of it; None: not known.
+    task_id: str | None
+
+
 class Origin(NamedTuple):
-    """The event a frame was made from, as the six filters see it."""
+    """The event a frame was made from, as the six filters see it; and what of it a crash must not lose."""
 
     type: str
     name: str
     tags: tuple[str, ...]
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ class Routes:
         thread = request.app[HUB].get(thread_id)
         reader = _LineReader(on_disconnect)
         attached = await thread.attach(reader)
-        attached.cursor.position = thread.log.last
+        attached.cursor.position = thread.log.shown
         accepted = False
         try:
             ack = await submitted(thread, send, on_disconnect)

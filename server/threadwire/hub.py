@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import groupby
 
 import uuid_utils
 
-from threadwire.history import user_message
+from threadwire.errors import StorageError
 from threadwire.logs import get_logger
-from threadwire.repair import make_whole
-from threadwire.storage import RunRow
 from threadwire.thread import Thread, ThreadParts
 
 logger = get_logger(__name__)
@@ -30,8 +29,15 @@ class Hub:
         self.draining = False
 
     async def open(self) -> None:
-        """Settle what an earlier process left unfinished, and start sweeping."""
-        await self._recover()
+        """Take up what an earlier process left unfinished, and start sweeping.
+
+        Each thread does that by itself, before it takes anything else: nobody else waits for it.
+        """
+        rows = await self._parts.turns.storage.unfinished_runs()
+        for thread_id, left in groupby(sorted(rows, key=lambda row: row.thread_id), key=lambda row: row.thread_id):
+            found = list(left)
+            logger.warning("runs taken up", thread_id=thread_id, run_ids=[row.run_id for row in found])
+            self.get(thread_id).recover(found)
         self._sweeper = asyncio.create_task(self._sweep(), name="hub sweeper")
 
     def get(self, thread_id: str, *, minted: bool = False) -> Thread:
@@ -39,7 +45,8 @@ class Hub:
         thread = self._threads.get(thread_id)
         if thread is None:
             thread = self._threads[thread_id] = Thread(thread_id, self._parts, minted=minted)
-            thread.draining = self.draining
+            if self.draining:
+                thread.drain()
         return thread
 
     def created(self, thread_id: str) -> None:
@@ -94,29 +101,8 @@ class Hub:
             for thread_id, thread in list(self._threads.items()):
                 if thread.sweep(now, self._keep_seconds):
                     del self._threads[thread_id]
-
-    async def _recover(self) -> None:
-        """A run that an earlier process did not end was cut off with it: its message is kept, it is ``lost``."""
-        for row in await self._parts.turns.storage.unfinished_runs():
-            logger.warning("run lost", thread_id=row.thread_id, run_id=row.run_id)
             try:
-                await self._settle(row)
-            except Exception:
-                # One thread that cannot be read must not keep all others from being served; it is tried again at the
-                # next start.
-                logger.exception("run not settled", thread_id=row.thread_id, run_id=row.run_id)
-
-    async def _settle(self, row: RunRow) -> None:
-        graph, storage = self._parts.turns.graph, self._parts.turns.storage
-        user = user_message(row.request["content"], row.message_id) if row.message_id is not None else None
-        await make_whole(graph, storage, row.thread_id, user=user, said=lambda _unfinished: [], status="lost")
-        await storage.finish_run(
-            row.run_id,
-            status="lost",
-            reason="shutdown",
-            error=None,
-            usage=None,
-            at=time.time(),
-            thread_status="idle",
-            interrupts=[],
-        )
+                # What threads that are not in memory left behind.
+                await self._parts.turns.storage.forget_frames(time.time() - self._keep_seconds)
+            except StorageError:
+                logger.exception("old frames not deleted")

@@ -8,20 +8,27 @@ the same message is merged into it, so a fast reader sees every token as it come
 and larger frames. Passing an entry seals it and keeps its bytes: every reader, and every replay, gets the same bytes.
 
 The log is bounded in bytes, always; completeness yields to the bound, and ``Gap`` says so. Only the newest entry stays
-however large it is, or no reader would ever get it. Knows nothing of sockets, runs or what its frames mean, except
-which may merge.
+however large it is, or no reader would ever get it.
+
+A log that is journaled lets readers pass ``readable`` and no further: frames that are promises (``protocol.PROMISES``)
+wait there until they are in the journal, everything waits whose number is not reserved yet (after a crash numbers go on
+above all that were reserved, so that none means two frames). So numbers can jump, and ``has`` tells a number that was
+never given, or was lost with its frame, from one after which nothing is missing.
+
+Knows nothing of sockets, runs or what its frames mean, except which may merge and which are promises.
 """
 
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
-from collections.abc import Callable
-from typing import Any
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from threadwire.errors import Gap
 from threadwire.filters import Filter, Origin
-from threadwire.protocol import encode
+from threadwire.protocol import PROMISES, encode
 
 #: Frames whose ``content`` is text to append to what came before it.
 _TEXTS = frozenset({"token", "reasoning"})
@@ -32,6 +39,18 @@ MAX_MERGED_CHARS = 16 * 1024
 ENTRY_OVERHEAD = 360
 #: Trimmed entries are dropped from the front of the list in batches: deleting one at a time moves the whole list.
 _COMPACT_AFTER = 512
+
+
+#: Above every number there is.
+_UNBOUNDED = 2**62
+
+
+class Numbered(NamedTuple):
+    """A frame as the journal keeps it."""
+
+    seq: int
+    data: bytes
+    origin: Origin | None
 
 
 class _Entry:
@@ -58,7 +77,7 @@ class _Entry:
 class Log:
     """The frames of one thread, numbered from 1 within ``epoch``, at most ``max_bytes`` of them (0: no bound)."""
 
-    def __init__(self, epoch: str, max_bytes: int) -> None:
+    def __init__(self, epoch: str, max_bytes: int, *, journaled: bool = False) -> None:
         self.epoch = epoch
         self._max_bytes = max_bytes
         self._entries: list[_Entry] = []
@@ -66,7 +85,17 @@ class Log:
         # Entries before this index are trimmed and wait to be dropped.
         self._start = 0
         self._bytes = 0
+        #: The number of the newest frame there was; the next has ``_next``, or a later one.
         self.last = 0
+        self._next = 1
+        #: Every frame after this number is here.
+        self.floor = 0
+        #: Readers pass no frame after this one.
+        self.readable = 0 if journaled else _UNBOUNDED
+        #: Numbers up to this one are reserved for this process.
+        self.reserved = self.readable
+        # Numbers of the promises that are not in the journal yet; None where there is no journal.
+        self._held: deque[int] | None = deque() if journaled else None
         # The newest entry if it is text: it may still grow, unless it has been sealed or trimmed meanwhile.
         self._open: _Entry | None = None
         # Cursors that have seen all there is, and must hear of more. One that has not will look again by itself: what
@@ -75,13 +104,36 @@ class Log:
 
     @property
     def first(self) -> int:
-        """The number of the earliest frame still here; ``last + 1`` where there is none."""
-        return self._seqs[self._start] if self._start < len(self._seqs) else self.last + 1
+        """The number of the earliest frame still here; that of the next where there is none."""
+        return self._seqs[self._start] if self._start < len(self._seqs) else self._next
+
+    @property
+    def shown(self) -> int:
+        """The number of the newest frame that readers may have."""
+        if self.last <= self.readable:
+            return self.last
+        index = bisect_right(self._seqs, self.readable, self._start)
+        return self._seqs[index - 1] if index > self._start else self.floor
+
+    @property
+    def held(self) -> bool:
+        """Whether frames wait for the journal."""
+        return self.last > self.readable
+
+    def has(self, seq: int) -> bool:
+        """Whether a reader that has passed ``seq`` (and all before it) has lost nothing."""
+        index = bisect_left(self._seqs, seq, self._start)
+        return seq == self.floor or (index < len(self._seqs) and self._seqs[index] == seq)
 
     @property
     def bytes(self) -> int:
         """What the log holds, in bytes of memory (an estimate that counts each entry's overhead)."""
         return self._bytes
+
+    def next_after(self, seq: int) -> int:
+        """The number of the earliest frame after ``seq``; of the next where there is none."""
+        index = bisect_right(self._seqs, seq, self._start)
+        return self._seqs[index] if index < len(self._seqs) else self._next
 
     def append(self, frame: dict[str, Any], origin: Origin | None = None) -> int:
         """Take a frame, number it (``frame["seq"]``), wake the cursors; returns its number.
@@ -90,28 +142,97 @@ class Log:
         """
         is_text = frame["type"] in _TEXTS
         if not (is_text and self._merge(frame, origin)):
-            if self._open is not None:
-                self._seal(self._open)
-            self.last += 1
-            frame["seq"] = self.last
-            entry = _Entry(frame, origin)
-            self._entries.append(entry)
-            self._seqs.append(self.last)
-            if is_text:
-                # An estimate until it is sealed.
-                entry.size = ENTRY_OVERHEAD + len(frame["content"])
-                self._bytes += entry.size
-                self._open = entry
-            else:
-                self._open = None
-                self._seal(entry)
+            self._add(frame, origin, is_text=is_text)
         if self._bytes > self._max_bytes > 0:
             self._trim()
+        self._wake()
+        return self.last
+
+    def _add(self, frame: dict[str, Any], origin: Origin | None, *, is_text: bool) -> None:
+        if self._open is not None:
+            self._seal(self._open)
+        self.last = frame["seq"] = self._next
+        self._next += 1
+        if self._held is not None and frame["type"] in PROMISES:
+            self._held.append(self.last)
+            self._set_readable()
+        entry = _Entry(frame, origin)
+        self._entries.append(entry)
+        self._seqs.append(self.last)
+        if is_text:
+            # An estimate until it is sealed.
+            entry.size = ENTRY_OVERHEAD + len(frame["content"])
+            self._bytes += entry.size
+            self._open = entry
+        else:
+            self._open = None
+            self._seal(entry)
+
+    # --- the journal's part ---
+
+    def restore(self, *, epoch: str, floor: int, last: int, reserved: int, frames: Iterable[Numbered]) -> None:
+        """Be the log that an earlier process left; only where nothing was appended yet.
+
+        ``last`` is the newest number in the journal, ``reserved`` the newest that may have been given.
+        """
+        self.epoch, self.floor, self.last, self._next = epoch, floor, last, reserved + 1
+        self.reserve(reserved)
+        for seq, data, origin in frames:
+            entry = _Entry({}, origin)
+            entry.frame, entry.data, entry.size = None, data, ENTRY_OVERHEAD + len(data)
+            self._entries.append(entry)
+            self._seqs.append(seq)
+            self._bytes += entry.size
+        if self._bytes > self._max_bytes > 0:
+            self._trim()
+
+    def reserve(self, seq: int) -> None:
+        """Numbers up to ``seq`` are reserved in the journal: their frames may be read."""
+        self.reserved = seq
+        self._set_readable()
+        self._wake()
+
+    def settle(self, seq: int) -> None:
+        """Let out the promises up to ``seq``: they are in the journal, or wait for it no more."""
+        held = self._held
+        if held and held[0] <= seq:
+            while held and held[0] <= seq:
+                held.popleft()
+            self._set_readable()
+            self._wake()
+
+    def amend(self, seq: int, frame: dict[str, Any] | None) -> None:
+        """Put another frame in the place of one that no reader may have had yet; None: nothing."""
+        index = bisect_left(self._seqs, seq, self._start)
+        if seq <= self.readable or index == len(self._seqs) or self._seqs[index] != seq:
+            return
+        entry = self._entries[index]
+        entry.frame = None
+        entry.data = b"" if frame is None else encode({**frame, "seq": seq})
+        size = ENTRY_OVERHEAD + len(entry.data)
+        self._bytes += size - entry.size
+        entry.size = size
+
+    def after(self, seq: int) -> list[Numbered]:
+        """For the journal: all frames after ``seq`` that are here, sealed, whoever may read them yet."""
+        if self._open is not None:
+            self._seal(self._open)
+        index = bisect_right(self._seqs, seq, self._start)
+        return [
+            Numbered(number, entry.data, entry.origin)
+            for number, entry in zip(self._seqs[index:], self._entries[index:], strict=True)
+            if entry.data
+        ]
+
+    def _set_readable(self) -> None:
+        held = self._held
+        self.readable = min(self.reserved, held[0] - 1) if held else self.reserved
+
+    def _wake(self) -> None:
         if self._asleep:
             woken, self._asleep = self._asleep, set()
             for cursor in woken:
                 cursor.wake()
-        return self.last
 
     def trim_to(self, seq: int) -> None:
         """Drop the frames up to and including ``seq``."""
@@ -164,6 +285,7 @@ class Log:
 
     def _drop_first(self) -> None:
         entry = self._entries[self._start]
+        self.floor = self._seqs[self._start]
         self._bytes -= entry.size
         # Freed now, not when the list is compacted.
         entry.data = b""
@@ -206,27 +328,27 @@ class Cursor:
             Gap: frames after ``position`` are gone. The cursor then stands before the earliest frame there is.
         """
         log = self._log
-        if self.position >= log.last:
+        if self.position < log.floor:
+            requested, self.position = self.position + 1, log.floor
+            raise Gap(requested, log.first)
+        bound = log.readable if until is None else min(until, log.readable)
+        if self.position >= log.last or self.position >= log.readable:
             log._asleep.add(self)  # noqa: SLF001 -- one idea in two classes
             return []
-        entries, seqs, start = log._entries, log._seqs, log._start  # noqa: SLF001
-        first = seqs[start] if start < len(seqs) else log.last + 1
-        if self.position < first - 1:
-            requested, self.position = self.position + 1, first - 1
-            raise Gap(requested, first)
-        index, end, which = bisect_right(seqs, self.position, start), len(entries), self.filter
+        entries, seqs, start, which = log._entries, log._seqs, log._start, self.filter  # noqa: SLF001
+        index, end = bisect_right(seqs, self.position, start), len(entries)
         taken: list[bytes] = []
         size = 0
-        while index < end and size < max_bytes and (until is None or seqs[index] <= until):
+        while index < end and size < max_bytes and seqs[index] <= bound:
             entry = entries[index]
             if entry.frame is not None:
                 log._seal(entry)  # noqa: SLF001
             self.position = seqs[index]
-            if which is None or entry.origin is None or which.passes(entry.origin):
+            if entry.data and (which is None or entry.origin is None or which.passes(entry.origin)):
                 taken.append(entry.data)
                 size += len(entry.data)
             index += 1
-        if index == end:
+        if index == end or seqs[index] > log.readable:
             log._asleep.add(self)  # noqa: SLF001
         return taken
 

@@ -33,19 +33,22 @@ async def make_whole(
     said: Callable[[set[str]], Sequence[Said]],
     status: CutStatus,
     results: Mapping[str, ToolMessage] = MappingProxyType({}),
+    checkpoint_id: str | None = None,
 ) -> list[BaseMessage]:
     """Leave the thread as if its turn had ended there; returns all its messages.
 
     ``user`` is the turn's own message, added where the graph had not stored it. ``said`` is given the ids of the
     root graph's tasks whose work is not stored, and gives what their model calls had said. ``results`` has what tools
-    gave, by call id, though their node had not got to store it.
+    gave, by call id, though their node had not got to store it. With ``checkpoint_id`` the thread goes on from there:
+    a copy of that checkpoint, made whole, becomes the newest.
     """
     editor = graph.for_state(storage.saver())
-    config: Any = {"configurable": {"thread_id": thread_id}}
-    snapshot = await editor.aget_state(config)
+    config = config_of(thread_id)
+    where = config_of(thread_id, checkpoint_id)
+    snapshot = await editor.aget_state(where)
     answers = said({task.id for task in snapshot.tasks if task.result is None})
-    if snapshot.next or snapshot.tasks:
-        await editor.abulk_update_state(config, [[StateUpdate(None, END)]])
+    if snapshot.next or snapshot.tasks or checkpoint_id:
+        await editor.abulk_update_state(where, [[StateUpdate(None, END)]])
         snapshot = await editor.aget_state(config)
     stored: list[BaseMessage] = list(snapshot.values.get(MESSAGES) or [])
     added = missing(stored, user, answers, results, status)
@@ -56,3 +59,9 @@ async def make_whole(
     if still_open := open_tool_calls(messages):
         logger.error("tool calls left open", thread_id=thread_id, calls=[call["id"] for call in still_open])
     return messages
+
+
+def config_of(thread_id: str, checkpoint_id: str | None = None) -> Any:
+    """What LangGraph finds a thread by: its newest checkpoint, or another."""
+    configurable = {"thread_id": thread_id, "checkpoint_ns": ""}
+    return {"configurable": {**configurable, "checkpoint_id": checkpoint_id} if checkpoint_id else configurable}

@@ -20,7 +20,7 @@ from threadwire.http import HUB, STORAGE, submitted
 from threadwire.protocol import Cancel, check_thread_id, decode_object, encode, validate_command
 from threadwire.repair import make_whole
 from threadwire.snapshots import thread_json, values_json
-from threadwire.storage import OnDisconnect, ThreadRow
+from threadwire.storage import OnDisconnect, ThreadMark, ThreadRow
 
 GRAPH = web.AppKey("graph", Graph)
 
@@ -131,7 +131,7 @@ class ThreadRoutes:
                     said=lambda _unfinished: [],
                     status="cancelled",
                 )
-                await storage.set_thread_status(copy_id, "idle", [])
+                await storage.write([], [ThreadMark(copy_id, "idle")])
             except Exception:
                 await storage.delete_thread(copy_id)
                 raise
@@ -147,7 +147,8 @@ class ThreadRoutes:
         command = validate_command({"type": "cancel", "run_id": request.match_info["run_id"]})
         assert isinstance(command, Cancel)  # noqa: S101 -- that is its type
         thread = request.app[HUB].get(_thread_id(request))
-        cursor = thread.log.cursor(thread.log.last)
+        await thread.load()
+        cursor = thread.log.cursor(thread.log.shown)
         try:
             answer = await submitted(thread, command, self._on_disconnect)
             while wait:

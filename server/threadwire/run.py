@@ -16,14 +16,15 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langgraph.types import Command
+from langchain_core.messages import HumanMessage
+from langgraph.types import Command, StateSnapshot
 
 from threadwire import failures
 from threadwire.errors import RunTimeout, ThreadwireError
 from threadwire.events import ROOT, Translator
 from threadwire.filters import Filter, Origin, WantedTypes
 from threadwire.graph import MESSAGES, Graph
-from threadwire.history import CutStatus, Said, user_message
+from threadwire.history import CutStatus, Said
 from threadwire.jsonsafe import json_safe
 from threadwire.logs import get_logger
 from threadwire.repair import make_whole
@@ -54,6 +55,8 @@ class Outcome:
     error: dict[str, str] | None = None
     usage: dict[str, int] | None = None
     interrupts: list[dict[str, Any]] = field(default_factory=list)
+    #: Of a run that was lost: all that it left in the thread, as the wire has messages.
+    messages: list[dict[str, Any]] | None = None
 
 
 class Run:
@@ -63,6 +66,7 @@ class Run:
         self,
         row: RunRow,
         *,
+        user: HumanMessage | None,
         graph: Graph,
         storage: Storage,
         policy: Filter,
@@ -78,8 +82,8 @@ class Run:
         self._fence = Fence()
         self._marks = Marks()
         self.transcript = Translator(row.run_id, policy, self._marks, MESSAGES)
-        content = row.request.get("content")
-        self.user = user_message(content, row.message_id) if content is not None and row.message_id else None
+        #: The user's message that it answers; None where it answers a question.
+        self.user = user
         #: Why it is being stopped; None while it is not.
         self.stopping: str | None = None
         self._stop = asyncio.Event()
@@ -132,6 +136,8 @@ class Run:
             {
                 "configurable": {"thread_id": self.row.thread_id},
                 "run_id": UUID(self.row.run_id),
+                # Kept with each checkpoint, under the Agent Server's name: whose it is, should we not live to say so.
+                "metadata": {"run_id": self.row.run_id},
                 "run_name": ROOT,
                 "recursion_limit": self._limits.recursion_limit,
                 "callbacks": [_Marker(self._marks, self._stop.is_set)],
@@ -223,11 +229,7 @@ class Run:
         snapshot = await graph.aget_state({"configurable": {"thread_id": self.row.thread_id}})
         if snapshot.next:
             outcome.status, outcome.reason = "interrupted", "interrupt"
-            outcome.interrupts = [
-                {"id": interrupt.id, "value": json_safe(interrupt.value), "node": task.name}
-                for task in snapshot.tasks
-                for interrupt in task.interrupts
-            ]
+            outcome.interrupts = interrupts_of(snapshot)
 
     def _tell_open_tools(self) -> None:
         for frame, origin in self.transcript.tools.close(time.monotonic()):
@@ -278,6 +280,15 @@ class _Marker(BaseCallbackHandler):
             # In a thread: nothing but an exception ends what it does.
             raise asyncio.CancelledError
         task.cancel()
+
+
+def interrupts_of(snapshot: StateSnapshot) -> list[dict[str, Any]]:
+    """The questions a thread waits with, as the wire has them."""
+    return [
+        {"id": interrupt.id, "value": json_safe(interrupt.value), "node": task.name}
+        for task in snapshot.tasks
+        for interrupt in task.interrupts
+    ]
 
 
 def _told(error: ThreadwireError) -> dict[str, str]:

@@ -174,7 +174,7 @@ class Runs(Section):
     ] = 5
     multitask_strategy: Annotated[
         Literal["enqueue", "reject", "interrupt", "rollback"],
-        Field(description="What a send does while a run is active. Only enqueue is available yet."),
+        Field(description="What a send does while a run is active, in LangGraph's words."),
     ] = "enqueue"
     max_queued: Annotated[Count, Field(description="Turns that may wait on a thread.")] = 16
     timeout_seconds: Annotated[Duration, Field(description="A run that takes longer is cancelled.")] = 600
@@ -187,13 +187,6 @@ class Runs(Section):
         Positive,
         Field(description="Threads of the process for synchronous nodes and tools, all runs together."),
     ] = 32
-
-    @field_validator("multitask_strategy")
-    @classmethod
-    def _available(cls, value: str) -> str:
-        if value != "enqueue":
-            raise ValueError(f"{value} is not available yet; expected enqueue")
-        return value
 
 
 class Events(Section):
@@ -227,7 +220,7 @@ class Log(Section):
     ] = 300
     journal_interval_seconds: Annotated[
         PositiveDuration,
-        Field(description="How often new frames are written to the database. No effect yet."),
+        Field(description="How often new frames are written to disk: what a crash may cost of a half-said answer."),
     ] = 0.25
 
 

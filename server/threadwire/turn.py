@@ -1,32 +1,30 @@
 """One turn of a thread: from its place in the queue to its ``run_finished``.
 
-A turn is a ``RunRow`` on its way: it waits, its run is driven, its end is made durable, then told, exactly once. One
-that is stopped before its time to run leaves its message in the thread. Knows the log only as a function that tells
-frames.
+A turn is a ``RunRow`` on its way: it waits, the thread is taken to where it goes on, its run is driven, its end is made
+durable, then told, exactly once. One that is stopped before its time to run leaves its message in the thread; one that
+is rolled back leaves nothing. ``recovery.py`` ends those that an earlier process did not. Knows no readers.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from threadwire import failures
 from threadwire.conversation import Conversation
 from threadwire.errors import InternalError
-from threadwire.filters import Filter, Origin
+from threadwire.filters import Filter
 from threadwire.graph import Graph
-from threadwire.history import user_message, user_wire
+from threadwire.history import to_wire, user_message
+from threadwire.journal import Record
 from threadwire.logs import get_logger
 from threadwire.repair import make_whole
+from threadwire.rewind import Rewind
 from threadwire.run import Outcome, Run, RunLimits
-from threadwire.storage import RunRow, Storage, ThreadStatus
+from threadwire.storage import Mark, RunEnd, RunRow, RunStart, Storage, ThreadStatus, Truncation
 
 logger = get_logger(__name__)
-
-#: Appends a frame to the thread's log and gives its number.
-Tell = Callable[[dict[str, Any], Origin | None], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,9 @@ class TurnParts:
 class Turn:
     """See the module."""
 
-    def __init__(self, row: RunRow, parts: TurnParts, conversation: Conversation, tell: Tell) -> None:
+    def __init__(
+        self, row: RunRow, parts: TurnParts, conversation: Conversation, rewind: Rewind, record: Record
+    ) -> None:
         self.row = row
         #: Why it will not run after all; None while it will.
         self.stopped: str | None = None
@@ -50,8 +50,10 @@ class Turn:
         self.first_seq = 0
         self._parts = parts
         self._conversation = conversation
-        self._tell = tell
+        self._rewind = rewind
+        self._record = record
         self._run: Run | None = None
+        self._rolled_back = False
 
     @property
     def run_id(self) -> str:
@@ -63,17 +65,24 @@ class Turn:
         """Whether it is being stopped."""
         return self._run is not None and self._run.stopping is not None
 
+    @property
+    def supersedes(self) -> bool:
+        """Whether it takes the place of what runs, waits or asks before it."""
+        return self.row.strategy in ("interrupt", "rollback")
+
     def begin(self) -> None:
         """It is this turn's time: from here on ``cancel`` stops a run."""
         if self.stopped is None:
             parts = self._parts
+            content = self.row.request.get("content")
             self._run = Run(
                 self.row,
+                user=user_message(content, self.row.message_id) if content and self.row.message_id else None,
                 graph=parts.graph,
                 storage=parts.storage,
                 policy=parts.policy,
                 limits=parts.run_limits,
-                tell=self._tell,
+                tell=self._record.tell,
             )
 
     def cancel(self, reason: str) -> None:
@@ -82,6 +91,11 @@ class Turn:
             self._run.cancel(reason)
         elif self.stopped is None:
             self.stopped = reason
+
+    def roll_back(self) -> None:
+        """Stop it, and leave nothing of it in the thread."""
+        self._rolled_back = True
+        self.cancel("superseded")
 
     def disconnect(self) -> None:
         """Nobody is there any more: follow ``on_disconnect``."""
@@ -95,20 +109,25 @@ class Turn:
             outcome = await (self._leave_message() if self._run is None else self._drive(self._run))
         except Exception as error:
             logger.exception("turn failed", thread_id=self.row.thread_id, run_id=self.run_id)
-            known = failures.explain(error)
-            if known.code != "storage_error":
-                known = InternalError("The server failed.")
-            outcome = Outcome("failed", "error", {"code": known.code, "message": known.message})
+            outcome = _failed(error)
         await self.finish(outcome, round((time.monotonic() - started) * 1000))
 
     async def _drive(self, run: Run) -> Outcome:
-        known = await self._conversation.known()
-        await self._parts.storage.start_run(self.run_id, time.time())
-        self._conversation.waiting = []
-        self._conversation.moved(run)
-        started = {"type": "run_started", "run_id": self.run_id, "trigger": self.row.trigger}
-        self.first_seq = self._tell(started, None)
+        row, record, conversation = self.row, self._record, self._conversation
+        known = await conversation.known()
+        removed, answered = await self._rewind.go_back(row)
+        run.user = run.user or answered
+        row.base = await self._parts.storage.newest_checkpoint(row.thread_id)
+        if removed:
+            known.difference_update(removed)
+            record.tell({"type": "messages_removed", "run_id": row.run_id, "message_ids": removed})
+        self.first_seq = record.tell({"type": "run_started", "run_id": row.run_id, "trigger": row.trigger})
+        # What it says must outlive the log's bound until its end is stored.
+        record.pinned = self.first_seq
         self._tell_message(known)
+        await record.commit(RunStart(row.run_id, row.base, time.time()))
+        conversation.waiting = []
+        conversation.moved(run)
         return await run.execute(known)
 
     async def _leave_message(self) -> Outcome:
@@ -126,52 +145,88 @@ class Turn:
     def _tell_message(self, known: set[str]) -> None:
         if self.row.message_id is not None:
             known.add(self.row.message_id)
-            message = user_wire(self.row.request["content"], self.row.message_id)
-            self._tell({"type": "message", "message": message}, None)
+            user = user_message(self.row.request["content"], self.row.message_id)
+            self._record.tell({"type": "message", "message": to_wire(user, self.row.message_id)})
+
+    # --- the end ----------------------------------------------------------------------------------
 
     async def finish(self, outcome: Outcome, duration_ms: int, *, thread_busy: bool = False) -> None:
         """Make its end durable, then tell it. ``thread_busy``: another turn is in hand, this one only waited."""
-        row, conversation = self.row, self._conversation
-        interrupts = [{**interrupt, "run_id": row.run_id} for interrupt in outcome.interrupts]
-        status: ThreadStatus = "idle"
-        if thread_busy:
-            status = "busy"
-        elif outcome.status == "interrupted":
-            status = "interrupted"
-        elif conversation.waiting:
-            status, interrupts = "interrupted", conversation.waiting
-        elif outcome.status == "failed":
-            status = "error"
         try:
-            await self._parts.storage.finish_run(
-                row.run_id,
-                status=outcome.status,
-                reason=outcome.reason,
-                error=outcome.error,
-                usage=outcome.usage,
-                at=time.time(),
-                thread_status=status,
-                interrupts=interrupts,
-            )
+            marks = await self._undo(outcome) if self._rolled_back else ()
         except Exception as error:
-            logger.exception("run's end not stored", thread_id=row.thread_id, run_id=row.run_id)
-            known = failures.explain(error)
-            outcome = Outcome("failed", "error", {"code": known.code, "message": known.message}, outcome.usage)
-        self._tell_end(outcome, interrupts, duration_ms)
-
-    def _tell_end(self, outcome: Outcome, interrupts: list[dict[str, Any]], duration_ms: int) -> None:
-        row = self.row
+            logger.exception("turn not rolled back", thread_id=self.row.thread_id, run_id=self.run_id)
+            outcome, marks = _failed(error, outcome), ()
+        interrupts = [{**interrupt, "run_id": self.run_id} for interrupt in outcome.interrupts]
         if outcome.status == "interrupted":
+            shown = [{key: value for key, value in found.items() if key != "run_id"} for found in interrupts]
+            asked = self._record.tell({"type": "interrupt", "run_id": self.run_id, "interrupts": shown})
+        told = self._record.tell(self._told(outcome, duration_ms))
+        try:
+            await self._record.commit(*marks, self._end(outcome, interrupts, thread_busy=thread_busy))
+        except Exception as error:
+            logger.exception("run's end not stored", thread_id=self.row.thread_id, run_id=self.run_id)
+            if outcome.status == "interrupted":
+                self._record.log.amend(asked, None)
+            outcome, interrupts = _failed(error, outcome), []
+            self._record.log.amend(told, self._told(outcome, duration_ms))
+            self._record.let_out(self._end(outcome, [], thread_busy=thread_busy))
+        if interrupts:
             self._conversation.waiting = interrupts
-            shown = self._conversation.interrupts()
-            self._tell({"type": "interrupt", "run_id": row.run_id, "interrupts": shown}, None)
-        ended = {
-            "run_id": row.run_id,
+        if self._record.pinned == self.first_seq:
+            self._record.pinned = None
+        logger.info("run", thread_id=self.row.thread_id, trigger=self.row.trigger, **self._told(outcome, duration_ms))
+
+    async def _undo(self, outcome: Outcome) -> tuple[Mark, ...]:
+        """Take the turn out of the thread: what is to be written with its end."""
+        outcome.status, outcome.reason, outcome.error, outcome.interrupts = "cancelled", "superseded", None, []
+        self._conversation.moved(None)
+        base, ids = await self._rewind.undone(self.row.turn or "")
+        (await self._conversation.known()).difference_update(ids)
+        if base is None:
+            await self._rewind.take_out(ids)
+        if ids:
+            self._record.tell({"type": "messages_removed", "run_id": self.run_id, "message_ids": ids})
+        return (Truncation(self.row.thread_id, base[0]),) if base is not None else ()
+
+    def _told(self, outcome: Outcome, duration_ms: int) -> dict[str, Any]:
+        told: dict[str, Any] = {
+            "type": "run_finished",
+            "run_id": self.run_id,
             "status": outcome.status,
             "reason": outcome.reason,
             "error": outcome.error,
             "usage": outcome.usage,
             "duration_ms": duration_ms,
         }
-        self._tell({"type": "run_finished", **ended}, None)
-        logger.info("run", thread_id=row.thread_id, trigger=row.trigger, **ended)
+        return told if outcome.messages is None else {**told, "messages": outcome.messages}
+
+    def _end(self, outcome: Outcome, interrupts: list[dict[str, Any]], *, thread_busy: bool) -> RunEnd:
+        status: ThreadStatus = "idle"
+        if thread_busy:
+            status = "busy"
+        elif outcome.status == "interrupted":
+            status = "interrupted"
+        elif self._conversation.waiting:
+            status, interrupts = "interrupted", self._conversation.waiting
+        elif outcome.status == "failed":
+            status = "error"
+        return RunEnd(
+            run_id=self.run_id,
+            status=outcome.status,
+            reason=outcome.reason,
+            error=outcome.error,
+            usage=outcome.usage,
+            at=time.time(),
+            thread_status=status,
+            interrupts=interrupts,
+        )
+
+
+def _failed(error: Exception, outcome: Outcome | None = None) -> Outcome:
+    """How a turn ends that could not be driven, or stored."""
+    known = failures.explain(error)
+    if known.code == "graph_error":
+        known = InternalError("The server failed.")
+    told = {"code": known.code, "message": known.message}
+    return Outcome("failed", "error", told, outcome.usage if outcome is not None else None)

@@ -17,7 +17,19 @@ from langgraph.runtime import Runtime
 from langgraph.store.base import PutOp
 
 from threadwire.errors import InvalidArgument, TooLarge
-from threadwire.storage import MAX_METADATA_BYTES, Fence, FenceClosed, RunRow, Storage, ThreadQuery, ThreadRow
+from threadwire.storage import (
+    MAX_METADATA_BYTES,
+    Fence,
+    FenceClosed,
+    LogRow,
+    RunEnd,
+    RunRow,
+    RunStart,
+    Storage,
+    ThreadMark,
+    ThreadQuery,
+    ThreadRow,
+)
 
 Factory = Callable[[], AbstractAsyncContextManager[Storage]]
 #: What ``a_run`` makes of its thread's metadata.
@@ -35,6 +47,7 @@ def a_run(run_id: str = "r1", thread_id: str = "t1", **changes: Any) -> RunRow:
         request={"content": "grüß dich ✓", "context": {"a": [1, None, 2.5]}},
         on_disconnect="cancel",
         created_at=100.5,
+        turn=f"m-{run_id}",
     )
     return replace(run, **changes)
 
@@ -58,6 +71,11 @@ async def newest(saver: BaseCheckpointSaver[str], thread_id: str = "t1") -> Any:
     return found.checkpoint["channel_values"]["x"] if found else None
 
 
+async def accept(storage: Storage, run: RunRow) -> None:
+    """Take a run in, on a thread whose log is new if the thread is."""
+    await storage.accept_run(run, LogRow(run.thread_id, f"epoch of {run.run_id}"))
+
+
 async def finish(storage: Storage, run_id: str, **changes: Any) -> None:
     """End a run as completed, its thread idle, where ``changes`` do not say otherwise."""
     ending: dict[str, Any] = {
@@ -69,7 +87,7 @@ async def finish(storage: Storage, run_id: str, **changes: Any) -> None:
         "thread_status": "idle",
         "interrupts": [],
     }
-    await storage.finish_run(run_id, **(ending | changes))
+    await storage.write([], [RunEnd(run_id=run_id, **(ending | changes))])
 
 
 @dataclass
@@ -102,25 +120,25 @@ class StorageContract:
 
     async def test_accept(self, storage: Storage) -> None:
         """An accepted run reads back as it was given, and its thread is there."""
-        await storage.accept_run(a_run())
+        await accept(storage, a_run())
         assert await storage.get_run("t1", "r1") == a_run()
         assert await storage.get_run_of_message("t1", "m-r1") == a_run()
         assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 100.5, metadata=TITLED)
 
     async def test_accept_known_thread(self, storage: Storage) -> None:
         """A later run moves its thread's ``updated_at`` on, never back, and leaves the rest of it."""
-        await storage.accept_run(a_run())
-        await storage.set_thread_status("t1", "interrupted", INTERRUPTS)
-        await storage.accept_run(a_run("r2", created_at=200.0))
-        await storage.accept_run(a_run("r3", created_at=150.0))
+        await accept(storage, a_run())
+        await storage.write([], [ThreadMark("t1", "interrupted", INTERRUPTS)])
+        await accept(storage, a_run("r2", created_at=200.0))
+        await accept(storage, a_run("r3", created_at=150.0))
         assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 200.0, "interrupted", TITLED, INTERRUPTS)
 
     @pytest.mark.parametrize("thread_id", ["t1", "t2"])
     async def test_accept_taken_run_id(self, storage: Storage, thread_id: str) -> None:
         """A run id that is taken is refused by its name, and nothing of that run is kept."""
-        await storage.accept_run(a_run())
+        await accept(storage, a_run())
         with pytest.raises(InvalidArgument) as refused:
-            await storage.accept_run(a_run("r1", thread_id, message_id="m9", created_at=200.0))
+            await accept(storage, a_run("r1", thread_id, message_id="m9", created_at=200.0))
         assert refused.value.field == "run_id"
         assert await storage.get_run("t1", "r1") == a_run()
         assert await storage.get_thread("t2") is None
@@ -130,48 +148,48 @@ class StorageContract:
 
     async def test_accept_taken_message_id(self, storage: Storage) -> None:
         """A message id belongs to one run of its thread; other threads may use it too."""
-        await storage.accept_run(a_run())
+        await accept(storage, a_run())
         with pytest.raises(InvalidArgument) as refused:
-            await storage.accept_run(a_run("r2", message_id="m-r1"))
+            await accept(storage, a_run("r2", message_id="m-r1"))
         assert refused.value.field == "message_id"
         assert await storage.get_run("t1", "r2") is None
-        await storage.accept_run(a_run("r3", "t2", message_id="m-r1"))
+        await accept(storage, a_run("r3", "t2", message_id="m-r1"))
 
     async def test_accept_without_message(self, storage: Storage) -> None:
         """Any number of runs may bring no message."""
         for run_id in ("r1", "r2"):
-            await storage.accept_run(a_run(run_id, trigger="respond", message_id=None))
+            await accept(storage, a_run(run_id, trigger="respond", message_id=None))
         assert [run.message_id for run in await storage.unfinished_runs("t1")] == [None, None]
 
     async def test_run_of_other_thread(self, storage: Storage) -> None:
         """A thread's runs are not to be had through another thread."""
-        await storage.accept_run(a_run())
-        await storage.accept_run(a_run("r2", "t2"))
+        await accept(storage, a_run())
+        await accept(storage, a_run("r2", "t2"))
         assert await storage.get_run("t2", "r1") is None
         assert await storage.get_run_of_message("t2", "m-r1") is None
 
     async def test_unfinished(self, storage: Storage) -> None:
         """Queued and running runs come in the order they were accepted, whatever their ids and times."""
         for run_id, thread_id, at in [("c", "t1", 3.0), ("a", "t2", 1.0), ("d", "t1", 2.0), ("b", "t1", 0.0)]:
-            await storage.accept_run(a_run(run_id, thread_id, created_at=at))
-        await storage.start_run("d", 5.0)
+            await accept(storage, a_run(run_id, thread_id, created_at=at))
+        await storage.write([], [RunStart("d", None, 5.0)])
         await finish(storage, "b")
         assert [run.run_id for run in await storage.unfinished_runs()] == ["c", "a", "d"]
         assert [run.run_id for run in await storage.unfinished_runs("t1")] == ["c", "d"]
 
     async def test_start(self, storage: Storage) -> None:
         """A started run is running, its thread busy."""
-        await storage.accept_run(a_run())
-        await storage.start_run("r1", 200.0)
+        await accept(storage, a_run())
+        await storage.write([], [RunStart("r1", None, 200.0)])
         assert await storage.get_run("t1", "r1") == a_run(status="running", started_at=200.0)
         assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 200.0, "busy", TITLED)
 
     async def test_start_ended(self, storage: Storage) -> None:
         """A run that has ended, or that nobody knows, is not started, and no thread becomes busy."""
-        await storage.accept_run(a_run())
+        await accept(storage, a_run())
         await finish(storage, "r1")
-        await storage.start_run("r1", 400.0)
-        await storage.start_run("r9", 400.0)
+        await storage.write([], [RunStart("r1", None, 400.0)])
+        await storage.write([], [RunStart("r9", None, 400.0)])
         assert await storage.unfinished_runs() == []
         assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 300.0, metadata=TITLED)
 
@@ -181,8 +199,8 @@ class StorageContract:
             {"code": "timeout", "message": "Zu spät."},
             {"input_tokens": 3, "details": {"cached": 1}},
         )
-        await storage.accept_run(a_run())
-        await storage.start_run("r1", 200.0)
+        await accept(storage, a_run())
+        await storage.write([], [RunStart("r1", None, 200.0)])
         await finish(
             storage,
             "r1",
@@ -199,7 +217,7 @@ class StorageContract:
 
     async def test_finish_twice(self, storage: Storage) -> None:
         """A run ends once: a second end changes neither it nor its thread. Queued ones end as well."""
-        await storage.accept_run(a_run())
+        await accept(storage, a_run())
         await finish(storage, "r1", status="cancelled", reason="client")
         await finish(storage, "r1", at=999.0, thread_status="error", interrupts=INTERRUPTS)
         assert await storage.get_run("t1", "r1") == a_run(status="cancelled", reason="client", ended_at=300.0)
@@ -207,16 +225,16 @@ class StorageContract:
 
     async def test_set_thread_status(self, storage: Storage) -> None:
         """A thread's status and interrupts change together; a thread that is not there is not made."""
-        await storage.accept_run(a_run())
-        await storage.set_thread_status("t1", "error", INTERRUPTS)
-        await storage.set_thread_status("t2", "error", INTERRUPTS)
+        await accept(storage, a_run())
+        await storage.write([], [ThreadMark("t1", "error", INTERRUPTS)])
+        await storage.write([], [ThreadMark("t2", "error", INTERRUPTS)])
         assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 100.5, "error", TITLED, INTERRUPTS)
         assert await storage.get_thread("t2") is None
 
     async def test_delete(self, storage: Storage) -> None:
         """A deleted thread is gone with its runs and checkpoints, others stay, and its ids are free again."""
         for run_id, thread_id in (("r1", "t1"), ("r2", "t2")):
-            await storage.accept_run(a_run(run_id, thread_id))
+            await accept(storage, a_run(run_id, thread_id))
             await put(storage.saver(), thread_id)
         await storage.store.aput(("memories",), "k", {"of": "everybody"})
         assert await storage.delete_thread("t1") is True
@@ -227,7 +245,7 @@ class StorageContract:
         assert await newest(storage.reader, "t2") == "v"
         assert await storage.store.aget(("memories",), "k") is not None
         assert await storage.delete_thread("t1") is False
-        await storage.accept_run(a_run())
+        await accept(storage, a_run())
 
     async def test_delete_checkpoints_only(self, storage: Storage) -> None:
         """A thread that only the checkpointer knows is deleted as well."""
@@ -237,7 +255,7 @@ class StorageContract:
 
     async def test_check(self, storage: Storage) -> None:
         """A storage that can be written to passes its check, again and again, and keeps what it has."""
-        await storage.accept_run(a_run())
+        await accept(storage, a_run())
         for _ in range(3):
             await storage.check()
         assert await storage.get_run("t1", "r1") == a_run()
@@ -245,7 +263,7 @@ class StorageContract:
     async def test_reopened(self, factory: Factory) -> None:
         """Everything is there after closing and opening again."""
         async with factory() as storage:
-            await storage.accept_run(a_run())
+            await accept(storage, a_run())
             await put(storage.saver())
             await storage.store.aput(("a", "b"), "k", {"n": 1})
         async with factory() as storage:
@@ -271,18 +289,18 @@ class StorageContract:
         await storage.create_thread("t3", {}, 1.0)
         for number, thread_id in enumerate(("t1", "t2", "t3", "t3", "t4")):
             content = [{"type": "text", "text": f"says {number}"}] if number != 2 else [{"type": "image"}]
-            await storage.accept_run(a_run(f"r{number}", thread_id, request={"content": content}))
-        await storage.accept_run(a_run("r9", "t5", trigger="respond", message_id=None, request={"responses": {}}))
+            await accept(storage, a_run(f"r{number}", thread_id, request={"content": content}))
+        await accept(storage, a_run("r9", "t5", trigger="respond", message_id=None, request={"responses": {}}))
         rows = [await storage.get_thread(f"t{number}") for number in range(1, 6)]
         found = [row.metadata if row else None for row in rows]
         assert found == [{"n": 1, "title": "says 0"}, {"title": "mine"}, {}, {"title": "says 4"}, {}]
 
     async def test_title_of_a_refused_run(self, storage: Storage) -> None:
         """A run that is refused names nothing and is not found by its words."""
-        await storage.accept_run(a_run())
+        await accept(storage, a_run())
         await storage.create_thread("t2", {}, 1.0)
         with pytest.raises(InvalidArgument):
-            await storage.accept_run(a_run("r1", "t2"))
+            await accept(storage, a_run("r1", "t2"))
         assert await storage.get_thread("t2") == ThreadRow("t2", 1.0, 1.0)
         assert [row.thread_id for row in await storage.search_threads(ThreadQuery(text="GRÜSS"))] == ["t1"]
 
@@ -324,7 +342,7 @@ class StorageContract:
         """Threads are found by what their metadata contains, their status and their ids, all at once too."""
         for number in range(4):
             await storage.create_thread(f"t{number}", {"n": number, "odd": number % 2 == 1, "l": [number, "x"]}, number)
-        await storage.set_thread_status("t2", "error", [])
+        await storage.write([], [ThreadMark("t2", "error", [])])
         for query, expected in (
             ({}, ["t3", "t2", "t1", "t0"]),
             ({"metadata": {"odd": True}}, ["t3", "t1"]),
@@ -341,8 +359,8 @@ class StorageContract:
     async def test_search_text(self, storage: Storage) -> None:
         """Text is found in titles and in what was sent, as it stands, in any case and script."""
         await storage.create_thread("t1", {"title": "Über 100% of_it", "note": "hidden"}, 1.0)
-        await storage.accept_run(a_run("r2", "t2", request={"content": "ΣΊΣΥΦΟΣ and straße"}, created_at=2.0))
-        await storage.accept_run(a_run("r3", "t2", request={"content": "second"}, created_at=3.0))
+        await accept(storage, a_run("r2", "t2", request={"content": "ΣΊΣΥΦΟΣ and straße"}, created_at=2.0))
+        await accept(storage, a_run("r3", "t2", request={"content": "second"}, created_at=3.0))
         for text, expected in (
             ("ÜBER 100%", ["t1"]),
             ("100_", []),
@@ -360,9 +378,9 @@ class StorageContract:
         """Pages follow each other in the order that was asked for, ties by id."""
         for thread_id, at in (("b", 1.0), ("a", 1.0), ("c", 3.0)):
             await storage.create_thread(thread_id, {}, at)
-        await storage.accept_run(a_run("r1", "a", created_at=5.0))
+        await accept(storage, a_run("r1", "a", created_at=5.0))
         await storage.update_thread_metadata("b", {"x": 1}, 9.0)
-        await storage.set_thread_status("c", "error", [])
+        await storage.write([], [ThreadMark("c", "error", [])])
         for sort_by, ascending in (
             ("thread_id", "abc"),
             ("status", "cab"),
@@ -378,7 +396,7 @@ class StorageContract:
 
     async def test_copy(self, storage: Storage) -> None:
         """A copy has the thread's row, words and checkpoints with their writes; then the two have nothing in common."""
-        await storage.accept_run(a_run())
+        await accept(storage, a_run())
         checkpoint = await put(storage.saver(), value="old")
         await storage.saver().aput_writes(config_of("t1", checkpoint_id=checkpoint["id"]), [("y", 1)], "task")
         await finish(storage, "r1", thread_status="interrupted", interrupts=INTERRUPTS)
@@ -553,7 +571,7 @@ class StorageContract:
             writing: dict[str, Callable[[], Any]] = {
                 "checkpoint": lambda key=key: put(storage.saver(), key),  # type: ignore[misc]
                 "store": lambda key=key: storage.store.aput(("a",), key, {"n": 1}),  # type: ignore[misc]
-                "run": lambda key=key: storage.accept_run(a_run(key, key)),  # type: ignore[misc]
+                "run": lambda key=key: accept(storage, a_run(key, key)),  # type: ignore[misc]
             }
             task = asyncio.ensure_future(writing[kind]())
             for _ in range(steps):

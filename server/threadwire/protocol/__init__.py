@@ -50,6 +50,7 @@ from threadwire.protocol.content import Blocks, Content
 from threadwire.protocol.frames import (
     FRAMES,
     LOG_FRAMES,
+    PROMISES,
     AckFrame,
     BatchResultFrame,
     CustomFrame,
@@ -92,6 +93,7 @@ __all__ = [
     "MAX_DEPTH",
     "MAX_WAITING_ANSWERS",
     "MAX_WAITING_EVENTS",
+    "PROMISES",
     "SUBPROTOCOL",
     "AckFrame",
     "Batch",

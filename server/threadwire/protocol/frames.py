@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from threadwire.protocol.content import Content
 
@@ -107,6 +107,9 @@ class AckFrame(_Frame):
     run_id: str | None = None
     message_id: str | None = None
     duplicate: bool | None = None
+    #: Of ``edit`` and ``regenerate``: the thread goes on from the checkpoint before the turn, or with its messages
+    #: taken out where that has been pruned.
+    from_: Literal["checkpoint", "messages"] | None = Field(default=None, alias="from")
 
 
 class ErrorFrame(_Frame):
@@ -364,5 +367,7 @@ FRAMES: dict[str, type[_Frame]] = {
         RunFinishedFrame,
     )
 }
+#: Told once they are in the journal, with what comes before them: who has seen one finds it in any state of the server.
+PROMISES = frozenset({"message", "messages_removed", "run_started", "interrupt", "run_finished"})
 #: Frames that are in a thread's log and carry ``seq``.
 LOG_FRAMES = frozenset(name for name, model in FRAMES.items() if issubclass(model, _LogFrame))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.store.base import BaseStore
@@ -73,6 +73,86 @@ class RunRow:
     usage: dict[str, Any] | None = None
     started_at: float | None = None
     ended_at: float | None = None
+    #: The id of the user's message that it answers; a run that answers a question has that of the run that asked.
+    turn: str | None = None
+    #: The checkpoint it went on from; None: it has not started, or there was none.
+    base: str | None = None
+
+    @property
+    def strategy(self) -> str:
+        """What it does to a run that is active, in LangGraph's words."""
+        return str(self.request.get("multitask_strategy", "enqueue"))
+
+
+# --- the journal ---------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class LogRow:
+    """A thread's log, as far as it is known without its frames. Numbers are of frames (``seq``)."""
+
+    thread_id: str
+    epoch: str
+    #: Every frame after this one is in the journal, up to ``last``.
+    floor: int = 0
+    #: The newest frame that was written.
+    last: int = 0
+    #: The newest number that may have been given to a frame.
+    reserved: int = 0
+    #: When it was last written to, in seconds since the epoch.
+    touched_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Frames of one log that were written together: what is in them is the journal's."""
+
+    last: int
+    data: bytes
+    origins: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """A queued run starts, from the checkpoint ``base``, and its thread is ``busy``. Another run stays as it is."""
+
+    run_id: str
+    base: str | None
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """A run ends, and leaves its thread in ``thread_status``. One that has ended stays as it is, and so its thread."""
+
+    run_id: str
+    status: RunStatus
+    reason: str | None
+    error: dict[str, str] | None
+    usage: dict[str, Any] | None
+    at: float
+    thread_status: ThreadStatus
+    interrupts: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadMark:
+    """What a thread waits for changes, where no run does it."""
+
+    thread_id: str
+    status: ThreadStatus
+    interrupts: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """A thread loses its checkpoints after ``base``, and what was begun from there; None: all it has."""
+
+    thread_id: str
+    base: str | None
+
+
+Mark: TypeAlias = RunStart | RunEnd | ThreadMark | Truncation
 
 
 class Fence:
@@ -171,15 +251,16 @@ class Storage(Protocol):
     async def copy_thread(self, thread_id: str, copy_id: str, at: float) -> ThreadRow | None:
         """Copy a thread under ``copy_id``, which is free, and return the copy's row; None where there is none.
 
-        With its metadata, its status and interrupts, what it is found by and all its checkpoints, as they are committed
-        at one moment; without its runs.
+        With its metadata, its status and interrupts, what it is found by, all its checkpoints and which turns began at
+        them, as they are committed at one moment; without its runs and its log.
         """
         ...
 
-    async def accept_run(self, run: RunRow) -> None:
+    async def accept_run(self, run: RunRow, log: LogRow) -> None:
         """Insert a queued run, and the thread's row where it is new (``updated_at`` moves on where it is not).
 
-        The first message of a thread whose metadata has no ``title`` gives it one (``title.py``).
+        The first message of a thread whose metadata has no ``title`` gives it one (``title.py``). ``log`` becomes the
+        thread's where it has none.
 
         Raises:
             InvalidArgument: its ``run_id`` is taken, by whatever thread, or its ``message_id`` by a run of this one;
@@ -199,31 +280,38 @@ class Storage(Protocol):
         """Runs that are queued or running, in the order they were accepted."""
         ...
 
-    async def start_run(self, run_id: str, at: float) -> None:
-        """Mark a queued run as running, and its thread as ``busy``."""
+    async def write(self, logs: Sequence[tuple[LogRow, Frames | None]], marks: Sequence[Mark]) -> None:
+        """Write what is new of some logs, and what goes with it, in one transaction; marks in their order.
+
+        Frames up to a log's ``floor`` are deleted. A log whose thread is not there is passed over.
+        """
         ...
 
-    async def finish_run(
-        self,
-        run_id: str,
-        *,
-        status: RunStatus,
-        reason: str | None,
-        error: dict[str, str] | None,
-        usage: dict[str, Any] | None,
-        at: float,
-        thread_status: ThreadStatus,
-        interrupts: list[dict[str, Any]],
-    ) -> None:
-        """Mark a run as ended, and its thread with what that leaves it in. A run that has ended stays as it is."""
+    async def read_log(self, thread_id: str) -> LogRow | None:
+        """The thread's log, or None where it has none yet."""
         ...
 
-    async def set_thread_status(self, thread_id: str, status: ThreadStatus, interrupts: list[dict[str, Any]]) -> None:
-        """Change what a thread waits for, where no run does it."""
+    async def read_frames(self, thread_id: str) -> list[Frames]:
+        """What is in the journal of the thread's log, in the order of the frames."""
+        ...
+
+    async def forget_frames(self, before: float) -> None:
+        """Delete the frames of logs that were last written to ``before``, but for threads whose runs have not ended."""
+        ...
+
+    async def newest_checkpoint(self, thread_id: str) -> str | None:
+        """The id of the thread's newest checkpoint."""
+        ...
+
+    async def turn_base(self, thread_id: str, message_id: str) -> tuple[str | None] | None:
+        """The checkpoint before the turn of that user's message (``(None,)``: the turn was the first).
+
+        None where that is not known, or the checkpoint is no longer there.
+        """
         ...
 
     async def delete_thread(self, thread_id: str) -> bool:
-        """Delete the thread, its runs, what it is found by and all its checkpoints; False where there was none."""
+        """Delete the thread, its runs, its log, what it is found by and all its checkpoints; False: there was none."""
         ...
 
     async def check(self) -> None:

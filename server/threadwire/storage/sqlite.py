@@ -2,7 +2,8 @@
 
 One connection writes, behind one lock, for LangGraph's saver, its store and our tables alike; a second one reads, so
 that history waits for no writer; a third one searches. ``sqlite_threads.py`` has the table of threads,
-``sqlite_writer.py`` the writing, ``sqlite_file.py`` the file.
+``sqlite_journal.py`` the logs and what is written with them, ``sqlite_writer.py`` the writing, ``sqlite_file.py`` the
+file.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import fields
+from dataclasses import astuple, fields
 from typing import Any
 
 import aiosqlite
@@ -19,8 +20,9 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.store.base import BaseStore
 
 from threadwire.errors import ConfigError, InvalidArgument
-from threadwire.storage import SEARCHED_CHARACTERS, Fence, RunRow, RunStatus, ThreadStatus, sqlite_file
-from threadwire.storage.sqlite_threads import SqliteThreads, add_functions
+from threadwire.storage import SEARCHED_CHARACTERS, Fence, LogRow, RunRow, sqlite_file
+from threadwire.storage.sqlite_journal import SqliteJournal
+from threadwire.storage.sqlite_threads import add_functions
 from threadwire.storage.sqlite_writer import FencedStore, Saver, SharedStore, settle
 from threadwire.title import TITLE, plain_text, title_of
 
@@ -65,16 +67,42 @@ MIGRATIONS = (
     CREATE INDEX threads_by_creation ON threads (created_at, thread_id);
     CREATE INDEX threads_by_update ON threads (updated_at, thread_id)
     """,
+    """
+    ALTER TABLE runs ADD COLUMN turn TEXT;
+    ALTER TABLE runs ADD COLUMN base TEXT;
+    CREATE TABLE turns (
+        thread_id TEXT NOT NULL REFERENCES threads (thread_id) ON DELETE CASCADE,
+        message_id TEXT NOT NULL,
+        base TEXT,
+        PRIMARY KEY (thread_id, message_id)
+    ) WITHOUT ROWID;
+    CREATE TABLE logs (
+        thread_id TEXT NOT NULL PRIMARY KEY REFERENCES threads (thread_id) ON DELETE CASCADE,
+        epoch TEXT NOT NULL,
+        floor INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        reserved INTEGER NOT NULL,
+        touched_at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE frames (
+        thread_id TEXT NOT NULL REFERENCES logs (thread_id) ON DELETE CASCADE,
+        last INTEGER NOT NULL,
+        data BLOB NOT NULL,
+        origins BLOB NOT NULL,
+        PRIMARY KEY (thread_id, last)
+    )
+    """,
 )
 
 # The columns of ``runs`` are the fields of ``RunRow``, in their order.
 COLUMNS = ", ".join(column.name for column in fields(RunRow))
 PLACES = ", ".join("?" for _ in fields(RunRow))
 RUNS = f"SELECT {COLUMNS} FROM runs "  # noqa: S608 -- our own names
+NEW_LOG = "INSERT INTO logs VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 UNFINISHED = RUNS + "WHERE status IN ('queued', 'running') "
 
 
-class SqliteStorage(SqliteThreads):
+class SqliteStorage(SqliteJournal):
     """``Storage`` in a SQLite file; made by ``open``."""
 
     def __init__(
@@ -136,8 +164,8 @@ class SqliteStorage(SqliteThreads):
         """The store with its writes through ``fence``."""
         return FencedStore(self._store, fence)
 
-    async def accept_run(self, run: RunRow) -> None:
-        """Insert a queued run, and the thread's row where it is new.
+    async def accept_run(self, run: RunRow, log: LogRow) -> None:
+        """Insert a queued run, and the thread's row and log where they are new.
 
         Raises:
             InvalidArgument: its ``run_id`` is taken, by any thread, or its ``message_id`` in this one.
@@ -156,6 +184,7 @@ class SqliteStorage(SqliteThreads):
                 if title and not has_runs:
                     await self._entitle(run.thread_id, orjson.loads(text), title)
             await self._insert_run(run)
+            await self._writer.execute(NEW_LOG, astuple(log))
             if text := plain_text(content)[:SEARCHED_CHARACTERS]:
                 await self._writer.execute("INSERT INTO texts VALUES (?, ?)", (run.thread_id, text.casefold()))
 
@@ -191,52 +220,6 @@ class SqliteStorage(SqliteThreads):
         else:
             rows = await self._read(UNFINISHED + "AND thread_id = ? ORDER BY accepted", thread_id)
         return [_run(row) for row in rows]
-
-    async def start_run(self, run_id: str, at: float) -> None:
-        """Mark a queued run as running, and its thread as ``busy``; any other run stays as it is."""
-
-        async def start() -> None:
-            started = await self._writer.execute(
-                "UPDATE runs SET status = 'running', started_at = ? WHERE run_id = ? AND status = 'queued'",
-                (at, run_id),
-            )
-            if started.rowcount:
-                await self._writer.execute(
-                    "UPDATE threads SET status = 'busy', updated_at = max(updated_at, ?)"
-                    " WHERE thread_id = (SELECT thread_id FROM runs WHERE run_id = ?)",
-                    (at, run_id),
-                )
-
-        await self._write(start)
-
-    async def finish_run(
-        self,
-        run_id: str,
-        *,
-        status: RunStatus,
-        reason: str | None,
-        error: dict[str, str] | None,
-        usage: dict[str, Any] | None,
-        at: float,
-        thread_status: ThreadStatus,
-        interrupts: list[dict[str, Any]],
-    ) -> None:
-        """Mark a run as ended, and its thread with what that leaves it in; an ended run changes neither."""
-
-        async def finish() -> None:
-            ended = await self._writer.execute(
-                "UPDATE runs SET status = ?, reason = ?, error = ?, usage = ?, ended_at = ?"
-                " WHERE run_id = ? AND status IN ('queued', 'running')",
-                (status, reason, _json(error), _json(usage), at, run_id),
-            )
-            if ended.rowcount:
-                await self._writer.execute(
-                    "UPDATE threads SET status = ?, interrupts = ?, updated_at = max(updated_at, ?)"
-                    " WHERE thread_id = (SELECT thread_id FROM runs WHERE run_id = ?)",
-                    (thread_status, _json(interrupts), at, run_id),
-                )
-
-        await self._write(finish)
 
     async def check(self) -> None:
         """Raise ``StorageError`` where the database cannot be written to now: 64 KiB are taken and freed."""

@@ -14,7 +14,7 @@ import aiosqlite
 import orjson
 
 from threadwire.errors import TooLarge
-from threadwire.storage import MAX_METADATA_BYTES, ThreadQuery, ThreadRow, ThreadSort, ThreadStatus
+from threadwire.storage import MAX_METADATA_BYTES, ThreadQuery, ThreadRow, ThreadSort
 from threadwire.storage.sqlite_writer import ConnectionLock, guarded, settle, storage_errors
 
 T = TypeVar("T")
@@ -115,12 +115,12 @@ class SqliteThreads:
         return int(rows[0][0])
 
     async def copy_thread(self, thread_id: str, copy_id: str, at: float) -> ThreadRow | None:
-        """Copy a thread's row, texts and checkpoints, as committed, under a free id; None where there is none."""
+        """Copy a thread's row, texts, turns and checkpoints, as committed, under a free id; None where it is not."""
 
         async def copy() -> ThreadRow | None:
             rows = await self._writer.execute_fetchall(COPY, (copy_id, at, at, thread_id))
             for row in rows:
-                for table in ("texts", "checkpoints", "writes"):
+                for table in ("texts", "turns", "checkpoints", "writes"):
                     await self._copy_rows(table, thread_id, copy_id)
                 return _thread(row)
             return None
@@ -136,23 +136,13 @@ class SqliteThreads:
             (copy_id, thread_id),
         )
 
-    async def set_thread_status(self, thread_id: str, status: ThreadStatus, interrupts: list[dict[str, Any]]) -> None:
-        """Change what a thread waits for, where no run does it."""
-
-        async def change() -> None:
-            await self._writer.execute(
-                "UPDATE threads SET status = ?, interrupts = ? WHERE thread_id = ?",
-                (status, orjson.dumps(interrupts).decode(), thread_id),
-            )
-
-        await self._write(change)
-
     async def delete_thread(self, thread_id: str) -> bool:
-        """Delete the thread, its runs, its texts and all its checkpoints; False where there was none."""
+        """Delete the thread, its runs, texts and turns, its log and all its checkpoints; False where there was none."""
 
         async def delete() -> bool:
             rows = 0
-            for table in ("texts", "runs", "threads", "checkpoints", "writes"):
+            # What is told of a row that another one names goes before it.
+            for table in ("frames", "logs", "turns", "texts", "runs", "threads", "checkpoints", "writes"):
                 statement = f"DELETE FROM {table} WHERE thread_id = ?"
                 rows += (await self._writer.execute(statement, (thread_id,))).rowcount
             return rows > 0

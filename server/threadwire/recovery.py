@@ -1,0 +1,113 @@
+"""The end of a run whose process died before it could tell it.
+
+What the checkpointer has is the truth: a run that had come to its end there is ended with that, and what readers had
+not heard of it is told as whole messages. Any other is ``lost``: what it had said, as the journal has it, is kept in
+the thread, its tool calls are closed, and ``run_finished`` carries all that it left. Every step can be repeated: a
+process that dies in the middle of this leaves it to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langgraph.types import StateSnapshot
+
+from threadwire.conversation import Conversation
+from threadwire.graph import MESSAGES, Graph
+from threadwire.history import CutStatus, content_of, message_id, text_of, to_wire, user_message
+from threadwire.remains import Remains
+from threadwire.repair import config_of, make_whole
+from threadwire.run import Outcome, interrupts_of
+from threadwire.storage import RunRow, Storage
+
+#: Why a run is lost.
+REASON = "crash"
+
+
+async def recover(
+    row: RunRow, remains: Remains, conversation: Conversation, graph: Graph, storage: Storage
+) -> tuple[Outcome, list[dict[str, Any]]]:
+    """How the run ended, and the frames that are still to be told before its ``run_finished``."""
+    snapshot = await graph.for_state(storage.saver()).aget_state(config_of(row.thread_id))
+    outcome = _outcome(row, snapshot)
+    outcome.usage = remains.usage
+    messages: list[BaseMessage] = list(snapshot.values.get(MESSAGES) or [])
+    if outcome.status in ("lost", "failed"):
+        content = row.request.get("content")
+        messages = await make_whole(
+            graph,
+            storage,
+            row.thread_id,
+            user=user_message(content, row.message_id) if content and row.message_id else None,
+            said=remains.said,
+            status=_cut(outcome),
+            results=remains.results,
+        )
+    left = await _left(row, messages, conversation)
+    if outcome.status == "lost":
+        outcome.messages = [to_wire(message, identity) for identity, message in left]
+    frames = [] if outcome.status == "lost" else list(_untold(left, remains))
+    if outcome.status != "interrupted":
+        frames.extend(_results(row, messages, remains))
+    return outcome, frames
+
+
+def _cut(outcome: Outcome) -> CutStatus:
+    return "failed" if outcome.status == "failed" else "lost"
+
+
+def _outcome(row: RunRow, snapshot: StateSnapshot) -> Outcome:
+    metadata = snapshot.metadata or {}
+    if metadata.get("run_id") == row.run_id and metadata.get("source") == "loop":
+        tasks = snapshot.tasks
+        if not snapshot.next:
+            return Outcome("completed")
+        if all(task.result is not None or task.error is not None or task.interrupts for task in tasks):
+            if any(task.error is not None for task in tasks):
+                told = {"code": "graph_error", "message": "The graph failed. The server's log says why."}
+                return Outcome("failed", "error", told)
+            if any(task.interrupts for task in tasks):
+                return Outcome("interrupted", "interrupt", interrupts=interrupts_of(snapshot))
+    return Outcome("lost", REASON)
+
+
+async def _left(row: RunRow, messages: list[BaseMessage], conversation: Conversation) -> list[tuple[str, BaseMessage]]:
+    """What of the thread's messages is the run's: what was not there when it started."""
+    named = [(message_id(message, index), message) for index, message in enumerate(messages)]
+    before = await conversation.stored(row.base) if row.base is not None else []
+    known = {message_id(message, index) for index, message in enumerate(before)}
+    if row.trigger == "regenerate" and row.turn is not None:
+        known.add(row.turn)
+    return [(identity, message) for identity, message in named if identity not in known]
+
+
+def _untold(left: list[tuple[str, BaseMessage]], remains: Remains) -> Iterator[dict[str, Any]]:
+    """The messages that readers do not have as they are stored."""
+    for identity, message in left:
+        if isinstance(message, ToolMessage) and message.tool_call_id in remains.calls:
+            continue
+        if remains.texts.get(identity) != text_of(message) or not _calls(message) <= remains.calls:
+            yield {"type": "message", "message": to_wire(message, identity)}
+
+
+def _calls(message: BaseMessage) -> set[str]:
+    return {call["id"] or "" for call in message.tool_calls} if isinstance(message, AIMessage) else set()
+
+
+def _results(row: RunRow, messages: list[BaseMessage], remains: Remains) -> Iterator[dict[str, Any]]:
+    """A result for each call that was told and has had none."""
+    found = {message.tool_call_id: message for message in messages if isinstance(message, ToolMessage)}
+    for call_id, name in remains.open.items():
+        message = found.get(call_id)
+        failed = message is None or message.status == "error"
+        yield {
+            "type": "tool_result",
+            "run_id": row.run_id,
+            "id": call_id,
+            "name": name,
+            "result": content_of(message) if message is not None else "The tool did not finish.",
+            "status": "error" if failed else "ok",
+            "duration_ms": None,
+        }

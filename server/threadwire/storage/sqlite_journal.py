@@ -1,0 +1,133 @@
+"""Logs and their frames, and the marks that are written with them; the base of ``SqliteStorage``.
+
+All that is new of all logs, with what their runs' rows must say by then, is one transaction: who reads the file after a
+crash finds a run's end with the frame that tells it, or neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+from typing import Any
+
+import orjson
+
+from threadwire.storage import Frames, LogRow, Mark, RunEnd, RunStart, ThreadMark, Truncation
+from threadwire.storage.sqlite_threads import SqliteThreads
+
+LOG = """
+INSERT INTO logs SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE EXISTS (SELECT 1 FROM threads WHERE thread_id = ?1)
+ON CONFLICT (thread_id) DO UPDATE SET
+    floor = excluded.floor, last = excluded.last, reserved = excluded.reserved, touched_at = excluded.touched_at
+"""
+FRAMES = """
+INSERT OR REPLACE INTO frames SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM logs WHERE thread_id = ?1)
+"""
+TRIM = "DELETE FROM frames WHERE thread_id = ? AND last <= ?"
+START = "UPDATE runs SET status = 'running', started_at = ?, base = ? WHERE run_id = ? AND status = 'queued'"
+BUSY = """
+UPDATE threads SET status = 'busy', updated_at = max(updated_at, ?)
+WHERE thread_id = (SELECT thread_id FROM runs WHERE run_id = ?)
+"""
+TURN = """
+INSERT OR REPLACE INTO turns
+SELECT thread_id, turn, ? FROM runs WHERE run_id = ? AND turn IS NOT NULL AND trigger <> 'respond'
+"""
+END = """
+UPDATE runs SET status = ?, reason = ?, error = ?, usage = ?, ended_at = ?
+WHERE run_id = ? AND status IN ('queued', 'running')
+"""
+LEFT = """
+UPDATE threads SET status = ?, interrupts = ?, updated_at = max(updated_at, ?)
+WHERE thread_id = (SELECT thread_id FROM runs WHERE run_id = ?)
+"""
+WAITS = "UPDATE threads SET status = ?, interrupts = ? WHERE thread_id = ?"
+#: Ids of checkpoints are UUIDs of version 6: they sort by their age. What was written after ``base`` was begun from it.
+TRUNCATE = (
+    "DELETE FROM checkpoints WHERE thread_id = ?1 AND (?2 IS NULL OR checkpoint_id > ?2)",
+    "DELETE FROM writes WHERE thread_id = ?1 AND (?2 IS NULL OR checkpoint_id >= ?2)",
+    "DELETE FROM turns WHERE thread_id = ?1 AND (?2 IS NULL OR base >= ?2)",
+)
+READ_LOG = "SELECT thread_id, epoch, floor, last, reserved, touched_at FROM logs WHERE thread_id = ?"
+READ_FRAMES = "SELECT last, data, origins FROM frames WHERE thread_id = ? ORDER BY last"
+OVER = """
+SELECT logs.thread_id FROM logs WHERE touched_at < ? AND logs.thread_id IN (SELECT thread_id FROM frames)
+AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.thread_id = logs.thread_id AND status IN ('queued', 'running'))
+"""
+FORGET = "DELETE FROM frames WHERE thread_id = ?"
+FORGOTTEN = "UPDATE logs SET floor = last WHERE thread_id = ?"
+NEWEST = """
+SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1
+"""
+BASE = """
+SELECT base FROM turns WHERE thread_id = ?1 AND message_id = ?2 AND (base IS NULL OR EXISTS (
+    SELECT 1 FROM checkpoints WHERE thread_id = ?1 AND checkpoint_ns = '' AND checkpoint_id = base))
+"""
+
+
+class SqliteJournal(SqliteThreads):
+    """See the module."""
+
+    async def write(self, logs: Sequence[tuple[LogRow, Frames | None]], marks: Sequence[Mark]) -> None:
+        """Write what is new of some logs, and what goes with it, in one transaction."""
+
+        async def work() -> None:
+            # Three calls for all logs: each is a hop to the connection's thread and back.
+            many = self._writer.executemany
+            await many(LOG, [astuple(log) for log, _ in logs])
+            await many(FRAMES, [(log.thread_id, new.last, new.data, new.origins) for log, new in logs if new])
+            await many(TRIM, [(log.thread_id, log.floor) for log, _ in logs])
+            for mark in marks:
+                await self._mark(mark)
+
+        await self._write(work)
+
+    async def _mark(self, mark: Mark) -> None:
+        execute = self._writer.execute
+        if isinstance(mark, RunStart):
+            if (await execute(START, (mark.at, mark.base, mark.run_id))).rowcount:
+                await execute(BUSY, (mark.at, mark.run_id))
+                await execute(TURN, (mark.base, mark.run_id))
+        elif isinstance(mark, RunEnd):
+            ended = (mark.status, mark.reason, _json(mark.error), _json(mark.usage), mark.at, mark.run_id)
+            if (await execute(END, ended)).rowcount:
+                await execute(LEFT, (mark.thread_status, _json(mark.interrupts), mark.at, mark.run_id))
+        elif isinstance(mark, ThreadMark):
+            await execute(WAITS, (mark.status, _json(mark.interrupts), mark.thread_id))
+        elif isinstance(mark, Truncation):
+            for statement in TRUNCATE:
+                await execute(statement, (mark.thread_id, mark.base))
+
+    async def read_log(self, thread_id: str) -> LogRow | None:
+        """The thread's log, or None where it has none yet."""
+        rows = await self._read(READ_LOG, thread_id)
+        return LogRow(*rows[0]) if rows else None
+
+    async def read_frames(self, thread_id: str) -> list[Frames]:
+        """What is in the journal of the thread's log, in the order of the frames."""
+        return [Frames(*row) for row in await self._read(READ_FRAMES, thread_id)]
+
+    async def forget_frames(self, before: float) -> None:
+        """Delete the frames of logs that were last written to ``before``, but for threads whose runs have not ended."""
+        if not (over := await self._read(OVER, before)):
+            return
+
+        async def work() -> None:
+            await self._writer.executemany(FORGET, over)
+            await self._writer.executemany(FORGOTTEN, over)
+
+        await self._write(work)
+
+    async def newest_checkpoint(self, thread_id: str) -> str | None:
+        """The id of the thread's newest checkpoint."""
+        rows = await self._read(NEWEST, thread_id)
+        return rows[0][0] if rows else None
+
+    async def turn_base(self, thread_id: str, message_id: str) -> tuple[str | None] | None:
+        """The checkpoint before the turn of that user's message; None: not known, or no longer there."""
+        rows = await self._read(BASE, thread_id, message_id)
+        return (rows[0][0],) if rows else None
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()

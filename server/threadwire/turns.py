@@ -1,0 +1,104 @@
+"""The turns of one thread: the one in hand, and those that wait for it.
+
+Turns run one after another, in the order of the queue. A thread that waits for a person holds its queue, but for the
+answer, and for a turn that takes the question's place. Knows no readers and no commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from threadwire.conversation import Conversation
+from threadwire.question import Question
+from threadwire.turn import Turn
+
+
+class Turns:
+    """See the module. ``ended`` is called after each turn."""
+
+    def __init__(self, conversation: Conversation, question: Question, ended: Callable[[], None]) -> None:
+        #: The one in hand.
+        self.current: Turn | None = None
+        #: The ones that wait.
+        self.queue: deque[Turn] = deque()
+        #: Start nothing more.
+        self.draining = False
+        self._conversation = conversation
+        self._question = question
+        self._ended = ended
+        self._taking: asyncio.Task[None] | None = None
+
+    def __iter__(self) -> Iterator[Turn]:
+        """All of them, the one in hand first."""
+        if self.current is not None:
+            yield self.current
+        yield from tuple(self.queue)
+
+    def add(self, turn: Turn, *, first: bool = False) -> bool:
+        """Let one more wait; False where it has to. One that supersedes the others stops them."""
+        if first:
+            self.queue.appendleft(turn)
+        else:
+            self.queue.append(turn)
+        self.supersede()
+        self.pump()
+        return self.current is turn
+
+    def supersede(self) -> None:
+        """Stop what stands before a turn that takes its place."""
+        turns = tuple(self)
+        for place, turn in enumerate(turns):
+            if turn.supersedes and turn is not self.current:
+                for other in turns[:place]:
+                    if other is self.current and turn.row.strategy == "rollback":
+                        other.roll_back()
+                    else:
+                        other.cancel("superseded")
+
+    def pump(self) -> bool:
+        """Take the next turn, if there is none in hand and it may be taken."""
+        if self.current is not None or not self.queue or self._held(self.queue[0]):
+            return False
+        turn = self.current = self.queue.popleft()
+        # Begun here and not in the task: a cancel may come before the task has started.
+        turn.begin()
+        self._taking = asyncio.create_task(self._take(turn), name=f"turn {turn.run_id}")
+        return True
+
+    def _held(self, turn: Turn) -> bool:
+        if turn.stopped == "deleted":
+            return False
+        if self._conversation.waiting and turn.row.trigger == "send" and not self._superseding:
+            # Also one that will not run: its message would end the question.
+            return True
+        return self.draining and turn.stopped is None
+
+    @property
+    def _superseding(self) -> Turn | None:
+        return next((turn for turn in self if turn.supersedes and turn.stopped is None), None)
+
+    async def _take(self, turn: Turn) -> None:
+        if self._conversation.waiting:
+            superseding = self._superseding
+            if superseding is not None or turn.row.trigger in ("edit", "regenerate"):
+                rolls_back = superseding is not None and superseding.row.strategy == "rollback"
+                await self._question.give_up(removing=rolls_back)
+        await turn.take()
+        self.current = self._taking = None
+        self._conversation.moved(None)
+        self._ended()
+        self.pump()
+
+    async def stop(self, reason: str) -> None:
+        """Stop all of them, and return when that is told."""
+        for turn in self:
+            turn.cancel(reason)
+        self.pump()
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Wait until none is in hand."""
+        while self._taking is not None:
+            await asyncio.wait({self._taking})
