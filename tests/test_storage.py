@@ -199,9 +199,7 @@ async def test_delete_leaves_nothing(storage: SqliteStorage, path: str) -> None:
     def naming() -> list[str]:
         return [table for table in tables if "needle" in str(rows(path, f"SELECT * FROM {table}"))]
 
-    assert sorted(naming()) == sorted(
-        ["checkpoints", "frames", "logs", "runs", "texts", "threads", "turns", "writes"]
-    )
+    assert sorted(naming()) == sorted(["checkpoints", "frames", "logs", "runs", "texts", "threads", "turns", "writes"])
     assert await storage.delete_thread("needle")
     assert naming() == []
 
