@@ -9,7 +9,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import interrupt
 
-from graphs import chat_openai
+from graphs import add, chat_openai, hang
 
 
 @tool
@@ -18,17 +18,26 @@ async def confirm(what: str) -> str:
     return f"{what}: {interrupt({'question': what})}"
 
 
-def asking(_config: Any) -> Any:
-    """A tool-calling loop whose one tool asks: ``/tool confirm {"what": "it"}``."""
-    model = chat_openai().bind_tools([confirm])
+def _loop(tools: list[Any]) -> Any:
+    model = chat_openai().bind_tools(tools)
 
     async def call(state: MessagesState) -> dict[str, Any]:
         return {"messages": [await model.ainvoke(state["messages"])]}
 
     builder = StateGraph(MessagesState)
     builder.add_node("model", call)
-    builder.add_node("tools", ToolNode([confirm]))
+    builder.add_node("tools", ToolNode(tools))
     builder.add_edge(START, "model")
     builder.add_conditional_edges("model", tools_condition)
     builder.add_edge("tools", "model")
     return builder.compile()
+
+
+def asking(_config: Any) -> Any:
+    """A tool-calling loop whose one tool asks: ``/tool confirm {"what": "it"}``."""
+    return _loop([confirm])
+
+
+def both(_config: Any) -> Any:
+    """The same, also with tools that answer at once, and never."""
+    return _loop([confirm, add, hang])

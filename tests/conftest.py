@@ -18,11 +18,13 @@ from aiohttp.test_utils import TestServer
 from aiohttp.web_runner import BaseRunner
 
 from harness import Provider, Served, start_provider
+from process import ServerProcess
 from threadwire import logs
 from threadwire.app import make_app
 from threadwire.settings import Settings
 
 Serve = Callable[..., Awaitable[Served]]
+Servers = Callable[[str], ServerProcess]
 
 
 def settings_for(database: Path, graph: str | None, sections: dict[str, dict[str, Any]]) -> Settings:
@@ -73,6 +75,20 @@ async def serve(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator
         for socket in served.sockets:
             await socket.ws.close()
         await served.server.close()
+
+
+@pytest.fixture
+async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
+    """``servers("name")`` gives a server process to start; all are gone at the end."""
+    made: list[ServerProcess] = []
+
+    def make(name: str) -> ServerProcess:
+        made.append(ServerProcess(tmp_path, name))
+        return made[-1]
+
+    yield make
+    for server in made:
+        await server.kill()
 
 
 @pytest.fixture

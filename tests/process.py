@@ -17,6 +17,8 @@ from harness import DEADLINE, Served, eventually
 
 _URL = re.compile(r"http://127\.0\.0\.1:\d+")
 
+FAILPOINT = Path(__file__).parent / "failpoint.py"
+
 #: What the tests' servers are configured with, unless a test says otherwise.
 DEFAULTS = {
     "THREADWIRE_MODEL__NAME": "simulated",
@@ -48,16 +50,20 @@ class ServerProcess:
     def stderr(self) -> str:
         return self._err.read_text()
 
-    async def launch(self, *arguments: str, flags: Sequence[str] = (), **environ: str) -> None:
-        """Start it, with ``flags`` for Python itself; it may fail to come up."""
+    async def launch(
+        self, *arguments: str, flags: Sequence[str] = (), kill_at: str | None = None, **environ: str
+    ) -> None:
+        """Start it, with ``flags`` for Python itself; it may fail to come up.
+
+        ``kill_at``: it is killed before the database gets a statement that begins so (``failpoint.py``).
+        """
         environment = {key: value for key, value in os.environ.items() if not key.startswith("THREADWIRE_")}
         environment |= DEFAULTS | {f"THREADWIRE_{key.upper()}": value for key, value in environ.items()}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *flags,
-                "-m",
-                "threadwire",
+                *(("-m", "threadwire") if kill_at is None else (str(FAILPOINT), kill_at)),
                 "serve",
                 *arguments,
                 cwd=self.folder,
@@ -66,9 +72,11 @@ class ServerProcess:
                 stderr=err,
             )
 
-    async def start(self, *arguments: str, flags: Sequence[str] = (), **environ: str) -> None:
+    async def start(
+        self, *arguments: str, flags: Sequence[str] = (), kill_at: str | None = None, **environ: str
+    ) -> None:
         """Start it on a free port and wait until it says where it serves."""
-        await self.launch(*arguments, "--port", "0", flags=flags, **environ)
+        await self.launch(*arguments, "--port", "0", flags=flags, kill_at=kill_at, **environ)
 
         def where() -> str | None:
             assert self.process is not None

@@ -14,7 +14,7 @@ ENDLESS = "/tokens 100000\n/tokens-per-second 200"
 
 
 async def a_thread(served: Served, turns: int = 3) -> Socket:
-    """A thread of a few turns; its user messages are m0, m1, …"""
+    """A thread of a few turns; its user messages are m0, m1 and so on."""
     socket = await served.attach("t1")
     for number in range(turns):
         await socket.turn(f"question {number} /tokens 3", message_id=f"m{number}")

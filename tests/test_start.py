@@ -7,34 +7,18 @@ import re
 import signal
 import socket as sockets
 import sqlite3
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from conftest import Servers
 from harness import Socket, eventually
 from process import RemoteServed, ServerProcess
 
 ENDLESS = "/tokens 100000\n/tokens-per-second 100"
 ONE_SECOND = "/tokens 100\n/tokens-per-second 100"
-
-Servers = Callable[[str], ServerProcess]
-
-
-@pytest.fixture
-async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
-    """``servers("name")`` gives a server process to start; all are gone at the end."""
-    made: list[ServerProcess] = []
-
-    def make(name: str) -> ServerProcess:
-        made.append(ServerProcess(tmp_path, name))
-        return made[-1]
-
-    yield make
-    for server in made:
-        await server.kill()
 
 
 async def refused(server: ServerProcess, *arguments: str, **environ: str) -> str:
@@ -215,7 +199,10 @@ async def test_sigterm_lets_the_run_finish(servers: Servers, session: aiohttp.Cl
     assert (await served.ready())[0] == 503
     late = await served.connect("t3")
     assert await closed(late) == 1013
-    assert (await idle.ask("send", content="too late"))["code"] == "shutting_down"
+    assert (await socket.ask("send", content="too late"))["code"] == "shutting_down"
+    # Whose thread has nothing in hand need not wait for the others.
+    assert await closed(idle) == 1012
+    assert [frame["type"] for frame in idle.frames[-1:]] == ["goaway"]
     assert (await socket.ask("send", content="too late"))["code"] == "shutting_down"
     finished = await socket.until("run_finished")
     assert finished["status"] == "completed"

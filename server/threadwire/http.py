@@ -112,7 +112,7 @@ class Routes:
             )
             await response.prepare(request)
             await response.write(encode({"type": "ack", "id": send.id, **ack}) + b"\n")
-            turn = _Turn(request, response, thread, attached.cursor, ack["run_id"])
+            turn = _Turn(request, response, thread, reader, attached.cursor, ack["run_id"])
             if not (ack.get("duplicate") and await turn.write_end()):
                 await turn.write()
             await response.write_eof()
@@ -131,9 +131,11 @@ class _LineReader:
 
     def __init__(self, on_disconnect: OnDisconnect) -> None:
         self.on_disconnect = on_disconnect
+        self.ended = False
 
-    def end(self, code: int, reason: str) -> None:
-        """Its turn's ``run_finished``, which comes before any end, ends it."""
+    def end(self, code: int, reason: str) -> None:  # noqa: ARG002 -- a line has no place for them
+        """End it where its turn does not run any more before the server does: it waits for the next."""
+        self.ended = True
 
 
 async def submitted(thread: Thread, command: Send | Cancel, on_disconnect: OnDisconnect) -> dict[str, Any]:
@@ -159,6 +161,7 @@ class _Turn:
     request: web.Request
     response: web.StreamResponse
     thread: Thread
+    reader: _LineReader
     cursor: Cursor
     run_id: str
 
@@ -170,6 +173,8 @@ class _Turn:
                 async with asyncio.timeout(_LOOK_SECONDS):
                     lines = await self.cursor.read()
             except TimeoutError:
+                if self.reader.ended:
+                    return
                 self._look()
                 continue
             except Gap as gap:

@@ -80,13 +80,14 @@ class Hub:
             thread.drain()
 
     async def finish_runs(self, seconds: float) -> None:
-        """Wait for what runs, at most so long, then stop what is left."""
-        settling = {asyncio.create_task(thread.settled()) for thread in self._threads.values()}
-        if settling and seconds > 0:
-            await asyncio.wait(settling, timeout=seconds)
-        for task in settling:
+        """Wait for what runs, at most so long, then stop what is left; readers are closed as their threads are idle."""
+        threads = list(self._threads.values())
+        parting = {asyncio.create_task(thread.part()) for thread in threads}
+        if parting and seconds > 0:
+            await asyncio.wait(parting, timeout=seconds)
+        for task in parting:
             task.cancel()
-        await asyncio.gather(*(thread.stop("shutdown") for thread in list(self._threads.values())))
+        await asyncio.gather(*(thread.stop("shutdown") for thread in threads))
 
     async def close(self) -> None:
         """Stop sweeping; runs must be finished."""

@@ -179,7 +179,7 @@ class Run:
             self._cut(outcome, abandoned=abandoned)
         try:
             if outcome.status != "completed":
-                await self._make_whole("failed" if outcome.status == "failed" else "cancelled")
+                await self.make_whole("failed" if outcome.status == "failed" else "cancelled")
             elif self.transcript.interrupted or self._graph.has_breakpoints:
                 await self._ask_state(outcome)
             if outcome.status != "interrupted":
@@ -203,7 +203,8 @@ class Run:
             seconds = self._limits.timeout_seconds
             outcome.error = _told(RunTimeout(f"The run took longer than {seconds:g} s and was stopped."))
 
-    async def _make_whole(self, status: CutStatus) -> None:
+    async def make_whole(self, status: CutStatus) -> None:
+        """Leave in the thread what it should have of a run that was cut off, and tell what readers do not know."""
         transcript = self.transcript
 
         def said(unfinished: set[str]) -> list[Said]:

@@ -132,7 +132,7 @@ class Thread:
             raise InvalidArgument("thread_id", "the thread was deleted")
         # From here to the return nothing else runs.
         turns = self._turns
-        began = turns.current.first_seq if turns.current is not None else 0
+        began = turns.current.first_seq if turns.current is not None and turns.current.owed is None else 0
         found = place(self.log, after=after, epoch=epoch, began=began, with_history=wanted is not None)
         ready = {
             "thread_id": self.thread_id,
@@ -261,7 +261,7 @@ class Thread:
             current.cancel("client")
             return
         for turn in queue:
-            if turn.run_id == wanted:
+            if turn.run_id == wanted and turn.owed is None:
                 queue.remove(turn)
                 # Answered when it is durable: no restart starts it after all.
                 await turn.finish(Outcome("cancelled", "client"), 0, thread_busy=current is not None)
@@ -289,6 +289,7 @@ class Thread:
 
         async def operation(_answer: Answer) -> None:
             await self._turns.stop("deleted")
+            self._turns.queue.clear()
             self.deleted = True
             await self._record.forget()
             existed = await self._parts.turns.storage.delete_thread(self.thread_id)
@@ -367,7 +368,7 @@ class Thread:
 
     def _run_info(self) -> dict[str, Any] | None:
         turn = self._turns.current
-        if turn is not None:
+        if turn is not None and turn.owed is None:
             return {"run_id": turn.run_id, "status": "cancelling" if turn.stopping else "running"}
         if self._said.waiting:
             return {"run_id": self._said.waiting[0]["run_id"], "status": "interrupted"}
@@ -400,11 +401,17 @@ class Thread:
         self._turns.draining = True
 
     async def stop(self, reason: str) -> None:
-        """Stop what runs, and return when that is told."""
-        self._readers.close()
+        """Stop what runs, tell it, and let the readers go."""
         if self._turns.current is not None:
             self._turns.current.cancel(reason)
+        await self.part()
+
+    async def part(self) -> None:
+        """Let the readers go as soon as nothing runs: they find the next server."""
         await self.settled()
+        self._readers.close()
+        for reader in self._readers:
+            reader.end(CloseCode.RESTART, "the server stops")
 
     async def settled(self) -> None:
         """Wait until no turn is in hand and no command is being taken."""

@@ -54,6 +54,8 @@ class Turn:
         self._record = record
         self._run: Run | None = None
         self._rolled_back = False
+        #: How it has ended, where the database did not take that: it is told, and is still to be written.
+        self.owed: Outcome | None = None
 
     @property
     def run_id(self) -> str:
@@ -103,7 +105,10 @@ class Turn:
             self.cancel("disconnect")
 
     async def take(self) -> None:
-        """Run to the end, and tell it. Raises nothing."""
+        """Run to the end, and tell it; or write what is owed. Raises nothing."""
+        if self.owed is not None:
+            await self._pay(self.owed)
+            return
         started = time.monotonic()
         try:
             outcome = await (self._leave_message() if self._run is None else self._drive(self._run))
@@ -163,6 +168,9 @@ class Turn:
             asked = self._record.tell({"type": "interrupt", "run_id": self.run_id, "interrupts": shown})
         told = self._record.tell(self._told(outcome, duration_ms))
         try:
+            if outcome.error is not None and outcome.error["code"] == "storage_error":
+                # What the thread should have of it is not there: without that, its end is not written either.
+                await self._save()
             await self._record.commit(*marks, self._end(outcome, interrupts, thread_busy=thread_busy))
         except Exception as error:
             logger.exception("run's end not stored", thread_id=self.row.thread_id, run_id=self.run_id)
@@ -170,12 +178,31 @@ class Turn:
                 self._record.log.amend(asked, None)
             outcome, interrupts = _failed(error, outcome), []
             self._record.log.amend(told, self._told(outcome, duration_ms))
-            self._record.let_out(self._end(outcome, [], thread_busy=thread_busy))
+            self._record.let_out()
+            self.owed, self.stopped = outcome, "error"
         if interrupts:
             self._conversation.waiting = interrupts
         if self._record.pinned == self.first_seq:
             self._record.pinned = None
         logger.info("run", thread_id=self.row.thread_id, trigger=self.row.trigger, **self._told(outcome, duration_ms))
+
+    async def _save(self) -> None:
+        """Put into the thread what it should have of the turn; raises what the database has against it."""
+        if self._run is not None:
+            await self._run.make_whole("failed")
+        else:
+            await self._leave_message()
+
+    async def _pay(self, outcome: Outcome) -> None:
+        """Write the end that could not be written before."""
+        try:
+            await self._save()
+            await self._record.commit(self._end(outcome, [], thread_busy=False))
+        except Exception as error:
+            logger.warning("run's end still not stored", run_id=self.run_id, error=str(error))
+            self._record.let_out()
+        else:
+            self.owed = None
 
     async def _undo(self, outcome: Outcome) -> tuple[Mark, ...]:
         """Take the turn out of the thread: what is to be written with its end."""

@@ -14,6 +14,9 @@ from threadwire.conversation import Conversation
 from threadwire.question import Question
 from threadwire.turn import Turn
 
+#: How long a database that did not take a run's end is left alone.
+_RETRY_SECONDS = 1.0
+
 
 class Turns:
     """See the module. ``ended`` is called after each turn."""
@@ -68,7 +71,7 @@ class Turns:
         return True
 
     def _held(self, turn: Turn) -> bool:
-        if turn.stopped == "deleted":
+        if turn.stopped == "deleted" or turn.owed is not None:
             return False
         if self._conversation.waiting and turn.row.trigger == "send" and not self._superseding:
             # Also one that will not run: its message would end the question.
@@ -80,16 +83,23 @@ class Turns:
         return next((turn for turn in self if turn.supersedes and turn.stopped is None), None)
 
     async def _take(self, turn: Turn) -> None:
-        if self._conversation.waiting:
-            superseding = self._superseding
-            if superseding is not None or turn.row.trigger in ("edit", "regenerate"):
-                rolls_back = superseding is not None and superseding.row.strategy == "rollback"
-                await self._question.give_up(removing=rolls_back)
-        await turn.take()
-        self.current = self._taking = None
-        self._conversation.moved(None)
+        try:
+            if self._conversation.waiting and turn.owed is None:
+                superseding = self._superseding
+                if superseding is not None or turn.row.trigger in ("edit", "regenerate"):
+                    rolls_back = superseding is not None and superseding.row.strategy == "rollback"
+                    await self._question.give_up(removing=rolls_back)
+            await turn.take()
+        finally:
+            self.current = self._taking = None
+            self._conversation.moved(None)
         self._ended()
-        self.pump()
+        if turn.owed is not None:
+            # What comes after it is written after it.
+            self.queue.appendleft(turn)
+            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self.pump)
+        else:
+            self.pump()
 
     async def stop(self, reason: str) -> None:
         """Stop all of them, and return when that is told."""
