@@ -17,6 +17,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 from aiohttp.web_runner import BaseRunner
 
+import graphs
 from harness import Provider, Served, start_provider
 from threadwire import logs
 from threadwire.app import make_app
@@ -73,6 +74,7 @@ async def serve(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator
         for socket in served.sockets:
             await socket.ws.close()
         await served.server.close()
+    await graphs.close_clients()
 
 
 @pytest.fixture
@@ -81,5 +83,4 @@ async def provider(session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPat
     provider = await start_provider(session, "--tokens-per-second", "200", "--first-token-ms", "0", "--tokens", "40")
     monkeypatch.setenv("PROVIDER_URL", provider.base_url)
     yield provider
-    provider.process.terminate()
-    await provider.process.wait()
+    await provider.stop()

@@ -250,7 +250,7 @@ class TestProcess:
         pid = int(line.split()[1])
         assert not is_gone(pid)
         parent.kill()
-        await parent.wait()
+        await parent.communicate()
         await eventually(lambda: is_gone(pid), "the child is gone", 5)
 
     async def test_a_file_that_cannot_be_loaded(
