@@ -214,6 +214,29 @@ async def test_a_provider_that_breaks_off(serve: Serve, provider: Provider) -> N
     assert [m["role"] for m in told] == ["user", "assistant", "user"]
 
 
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [("text/html", "<html>Bad gateway</html>"), ("text/event-stream", "data: {oops\n\n")],
+    ids=["a proxy's page", "half a JSON"],
+)
+async def test_a_provider_that_talks_nonsense(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, content_type: str, body: str
+) -> None:
+    """An answer with status 200 that cannot be read is the provider's failure, not the graph's."""
+
+    async def complete(_request: web.Request) -> web.Response:
+        return web.Response(text=body, content_type=content_type)
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", complete)
+    async with TestServer(app) as provider:
+        monkeypatch.setenv("PROVIDER_URL", str(provider.make_url("/v1")))
+        served = await serve("graphs:openai")
+        finished = (await (await served.attach("t")).turn("hi"))[-1]
+    assert ended(finished) == ("failed", "error")
+    assert finished["error"]["code"] == "model_error"
+
+
 async def test_a_graph_without_end(serve: Serve) -> None:
     """recursion_limit; the steps it took are kept and the next turn works."""
     served = await serve("cut_graphs:forever", runs={"recursion_limit": 5})
