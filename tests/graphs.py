@@ -11,7 +11,6 @@ from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
-
 #: HTTP clients of the models in use; ``close_clients`` ends them in the loop they were used in.
 _clients: list[Any] = []
 
