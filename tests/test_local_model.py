@@ -77,8 +77,8 @@ async def local(gguf: Path) -> AsyncIterator[Model]:
 
 
 def server_of(model: Model) -> LocalServer:
-    assert isinstance(model.server, LocalServer)
-    return model.server
+    assert isinstance(model.needs, LocalServer)
+    return model.needs
 
 
 async def read(stream: AsyncIterator[Any]) -> AIMessageChunk:
