@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,13 @@ class _Server(TestServer):
 def _logging() -> None:
     """As ``threadwire serve`` sets it up; unconfigured, structlog draws a failing run's locals, which takes seconds."""
     logs.configure(json=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _leaks() -> Iterator[None]:
+    """What a file's tests leave open is its own failure: collected later, it would be that of some other file."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
