@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestServer
 
 from conftest import Serve
 from cut_graphs import gates
-from harness import Provider
+from harness import DEADLINE, Provider
 from test_cancel import assert_paired, assert_whole, cancel, ended, fresh_gates, reached, seen_by_provider, start
 
 __all__ = ["fresh_gates"]  # an autouse fixture
@@ -116,7 +116,7 @@ async def test_structured_output_as_text_is_never_kept(serve: Serve, monkeypatch
         run_id = await start(socket, "hi")
         await socket.until("token")
         await cancel(socket, run_id)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE):
             await closed.wait()
         assert [m["content"] for m in await served.history("t")] == ["hi"]
 
