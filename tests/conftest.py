@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 from aiohttp.web_runner import BaseRunner
 
+import graphs
 from harness import Provider, Served, start_provider
 from process import ServerProcess
 from threadwire import logs
@@ -51,6 +53,13 @@ def _logging() -> None:
     logs.configure(json=True)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _leaks() -> Iterator[None]:
+    """What a file's tests leave open is its own failure: collected later, it would be that of some other file."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
     # However many sockets a test opens, none waits for another to be closed.
@@ -75,6 +84,7 @@ async def serve(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator
         for socket in served.sockets:
             await socket.ws.close()
         await served.server.close()
+    await graphs.close_clients()
 
 
 @pytest.fixture
@@ -97,5 +107,4 @@ async def provider(session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPat
     provider = await start_provider(session, "--tokens-per-second", "200", "--first-token-ms", "0", "--tokens", "40")
     monkeypatch.setenv("PROVIDER_URL", provider.base_url)
     yield provider
-    provider.process.terminate()
-    await provider.process.wait()
+    await provider.stop()

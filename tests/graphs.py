@@ -11,12 +11,22 @@ from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
+#: HTTP clients of the models in use; ``close_clients`` ends them in the loop they were used in.
+_clients: list[Any] = []
+
 
 def chat_openai(**options: Any) -> Any:
-    """The real ChatOpenAI on the provider of the ``provider`` fixture."""
+    """The real ChatOpenAI on the provider of the ``provider`` fixture.
+
+    With a client of its own: the one it would take is kept for the whole process by its base_url, so a later test whose
+    provider is at the same port would get it with connections of a loop that has ended, and its first request fails.
+    """
+    import openai
     from langchain_openai import ChatOpenAI
 
+    _clients.append(openai.DefaultAsyncHttpxClient())
     return ChatOpenAI(
+        http_async_client=_clients[-1],
         model="simulated",
         base_url=os.environ["PROVIDER_URL"],
         api_key="none",
@@ -24,6 +34,12 @@ def chat_openai(**options: Any) -> Any:
         max_retries=0,
         **options,
     )
+
+
+async def close_clients() -> None:
+    """Close what the models of this test asked their provider with."""
+    while _clients:
+        await _clients.pop().aclose()
 
 
 async def _echo(state: MessagesState) -> dict[str, Any]:

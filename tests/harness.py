@@ -46,9 +46,12 @@ class Socket:
         await self.ws.send_str(json.dumps({"type": kind, **fields}))
 
     async def next(self) -> dict[str, Any]:
-        """The next frame; fails when the socket closes instead."""
-        async with asyncio.timeout(DEADLINE):
-            message = await self.ws.receive()
+        """The next frame; fails when the socket closes instead, or nothing comes."""
+        try:
+            async with asyncio.timeout(DEADLINE):
+                message = await self.ws.receive()
+        except TimeoutError:
+            raise AssertionError(f"no frame within {DEADLINE:g} s after {self.frames[-3:]}") from None
         assert message.type is aiohttp.WSMsgType.TEXT, f"expected a frame, got {message!r}"
         decode_frame(message.data)
         self.raw.append(message.data.encode())
@@ -167,6 +170,12 @@ class Provider:
         async with self._session.get(f"{self.url}/requests") as response:
             found = await response.json()
         return list(found["requests"] if isinstance(found, dict) else found)
+
+    async def stop(self) -> None:
+        """End it, and read its output to the end: a pipe that is left open outlives its loop."""
+        if self.process.returncode is None:
+            self.process.terminate()
+        await self.process.communicate()
 
 
 async def start_provider(session: aiohttp.ClientSession, *arguments: str) -> Provider:

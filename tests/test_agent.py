@@ -89,8 +89,15 @@ async def test_mistakes_of_the_model_are_results(serve: Serve) -> None:
     """Wrong arguments, malformed ones and what a tool cannot do are told to the model; the run goes on."""
     served = await serve()
     socket = await served.attach("t1")
-    wrong, late = await call(socket, 'calculate {"formula": "1"}', 'current_time {"zone": "Atlantis"}')
-    assert (wrong[0], late[0]) == ("error", "error")
+    found = await call(
+        socket,
+        'calculate {"formula": "1"}',
+        'current_time {"zone": "Atlantis"}',
+        # Every argument has a default: dropping this one would tell the time of another place.
+        'current_time {"timezone": "Europe/Berlin"}',
+        'save_note {"title": "a", "text": "b", "user": "someone else"}',
+    )
+    assert [status for status, _ in found] == ["error"] * 4
     await socket.turn("/tool list_notes {}\n/tool calculate oops")
     before = await served.history("t1")
     await socket.turn("and on")

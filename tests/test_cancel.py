@@ -398,7 +398,7 @@ async def test_by_a_vanished_socket(serve: Serve, provider: Provider) -> None:
 
 async def test_not_when_somebody_comes_in_time(serve: Serve) -> None:
     """Whoever attaches within the grace finds the run going on, and its end."""
-    served = await serve("cut_graphs:gated", runs={"disconnect_grace_seconds": 0.5})
+    served = await serve("cut_graphs:gated", runs={"disconnect_grace_seconds": 1.5})
     socket = await served.attach("t")
     run_id = await start(socket, "hi")
     await reached("gated")
@@ -406,7 +406,7 @@ async def test_not_when_somebody_comes_in_time(serve: Serve) -> None:
     again = await served.connect("t")
     assert (await again.next())["run"] == {"run_id": run_id, "status": "running"}
     # Past the grace: nothing is timed here but the grace itself.
-    await asyncio.sleep(0.7)
+    await asyncio.sleep(1.8)
     gates.open("gated")
     finished = await again.until("run_finished", run_id=run_id)
     assert finished["status"] == "completed"
@@ -426,7 +426,8 @@ async def test_continue_lets_it_finish(serve: Serve) -> None:
 
 async def test_by_timeout(serve: Serve, provider: Provider) -> None:
     """A run that takes too long is cancelled, says so, and keeps what it said."""
-    served = await serve("graphs:openai", runs={"timeout_seconds": 0.3})
+    # Long enough for a first token, also on a busy machine.
+    served = await serve("graphs:openai", runs={"timeout_seconds": 2})
     socket = await served.attach("t")
     frames = await socket.turn("/tokens 5000")
     finished = frames[-1]

@@ -193,7 +193,8 @@ async def script(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Script
     for process in started:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+        # To the end of its pipes: what is left open would outlive its loop.
+        await process.communicate()
 
 
 Run = Callable[..., Awaitable[Script]]

@@ -77,8 +77,8 @@ async def local(gguf: Path) -> AsyncIterator[Model]:
 
 
 def server_of(model: Model) -> LocalServer:
-    assert isinstance(model.server, LocalServer)
-    return model.server
+    assert isinstance(model.needs, LocalServer)
+    return model.needs
 
 
 async def read(stream: AsyncIterator[Any]) -> AIMessageChunk:
@@ -250,7 +250,7 @@ class TestProcess:
         pid = int(line.split()[1])
         assert not is_gone(pid)
         parent.kill()
-        await parent.wait()
+        await parent.communicate()
         await eventually(lambda: is_gone(pid), "the child is gone", 5)
 
     async def test_a_file_that_cannot_be_loaded(

@@ -166,9 +166,9 @@ async def test_a_server_that_cannot_be_started_is_started_later(serve: Serve, jo
 
 async def test_a_call_has_a_deadline(serve: Serve, journal: Journal) -> None:
     """A tool that does not answer in time gives an error result, and the server is told to stop it."""
-    _, socket = await attach(serve, files=journal.stdio(timeout_seconds=0.2))
+    _, socket = await attach(serve, files=journal.stdio(timeout_seconds=1.5))
     [late] = await call(socket, "wait {}")
-    assert (late["status"], late["result"]) == ("error", "The tool 'wait' did not answer within 0.2 s.")
+    assert (late["status"], late["result"]) == ("error", "The tool 'wait' did not answer within 1.5 s.")
     await eventually(lambda: journal.lines[-1] == "cancelled")
     assert await result_of(socket, "process {}") == str(journal.processes[0])
 

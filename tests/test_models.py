@@ -17,10 +17,12 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
+from harness import eventually
 from threadwire.errors import ConfigError, ContextTooLong, ModelAuth, ModelError, ModelRateLimited
 from threadwire.models import DEFAULT_OPENAI_MODEL, Model, open_model
 from threadwire.models.script import MAX_QUOTE, MAX_TOKENS, Answer, CallPiece, Manner, Pace, Said, plan, words
 from threadwire.models.simulated import SimulatedChatModel
+from threadwire.simulate import start_simulator
 
 FAST = Manner(tokens_per_second=0, first_token_ms=0)
 
@@ -130,6 +132,31 @@ class TestOpenModel:
         assert own._get_request_payload("hi")["temperature"] == 0.5
         assert other._get_request_payload("hi")["extra_body"] == {"max_tokens": 7}
         assert "max_completion_tokens" not in other._get_request_payload("hi")
+
+    async def test_its_connections_end_with_it(self) -> None:
+        """A model that is closed leaves no connection to its provider open, kept alive or not."""
+        runner, port = await start_simulator(first_token_ms=0, tokens_per_second=0)
+        provider = runner.server
+        assert provider is not None
+        try:
+            async with open_model(Settings(name="openai:x", base_url=f"http://127.0.0.1:{port}/v1")) as model:
+                await model.chat_model.ainvoke("hi")
+                assert len(provider.connections) == 1
+            await eventually(lambda: not provider.connections, "the connection is closed")
+        finally:
+            await runner.cleanup()
+
+    def test_a_later_loop_asks_the_same_provider(self) -> None:
+        """What a loop that has ended left behind does not fail the first turn of a later one."""
+
+        async def once(port: int = 0) -> int:
+            runner, port = await start_simulator(port=port, first_token_ms=0, tokens_per_second=0)
+            async with open_model(Settings(name="openai:x", base_url=f"http://127.0.0.1:{port}/v1")) as model:
+                assert (await model.chat_model.ainvoke("hi")).text
+            await runner.cleanup()
+            return port
+
+        asyncio.run(once(asyncio.run(once())))
 
     def test_simulated_takes_its_settings(self) -> None:
         """The simulated section and max_tokens reach the model."""

@@ -155,8 +155,7 @@ async def test_a_client_that_leaves_stops_its_run(
 
         await eventually(told, "what was said is kept")
     finally:
-        provider.process.terminate()
-        await provider.process.wait()
+        await provider.stop()
 
 
 async def test_a_run_may_go_on_alone(serve: Serve, provider: Provider) -> None:

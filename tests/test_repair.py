@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestServer
 
 from conftest import Serve
 from cut_graphs import gates
-from harness import Provider
+from harness import DEADLINE, Provider
 from test_cancel import assert_paired, assert_whole, cancel, ended, fresh_gates, reached, seen_by_provider, start
 
 __all__ = ["fresh_gates"]  # an autouse fixture
@@ -116,7 +116,7 @@ async def test_structured_output_as_text_is_never_kept(serve: Serve, monkeypatch
         run_id = await start(socket, "hi")
         await socket.until("token")
         await cancel(socket, run_id)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE):
             await closed.wait()
         assert [m["content"] for m in await served.history("t")] == ["hi"]
 
@@ -212,6 +212,29 @@ async def test_a_provider_that_breaks_off(serve: Serve, provider: Provider) -> N
     assert len(answer["content"].split()) == 5
     told = await seen_by_provider(served, provider, "t")
     assert [m["role"] for m in told] == ["user", "assistant", "user"]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [("text/html", "<html>Bad gateway</html>"), ("text/event-stream", "data: {oops\n\n")],
+    ids=["a proxy's page", "half a JSON"],
+)
+async def test_a_provider_that_talks_nonsense(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, content_type: str, body: str
+) -> None:
+    """An answer with status 200 that cannot be read is the provider's failure, not the graph's."""
+
+    async def complete(_request: web.Request) -> web.Response:
+        return web.Response(text=body, content_type=content_type)
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", complete)
+    async with TestServer(app) as provider:
+        monkeypatch.setenv("PROVIDER_URL", str(provider.make_url("/v1")))
+        served = await serve("graphs:openai")
+        finished = (await (await served.attach("t")).turn("hi"))[-1]
+    assert ended(finished) == ("failed", "error")
+    assert finished["error"]["code"] == "model_error"
 
 
 async def test_a_graph_without_end(serve: Serve) -> None:

@@ -75,6 +75,35 @@ async def test_ctrl_c_ends_it(servers: Servers) -> None:
     assert "Traceback" not in server.stderr + server.stdout
 
 
+QUITTER = """
+import asyncio, sys
+from langgraph.graph import START, MessagesState, StateGraph
+
+async def node(state):
+    text = state["messages"][-1].text
+    if text == "node":
+        sys.exit(3)
+    if text == "task":
+        await asyncio.create_task(asyncio.to_thread(sys.exit, 3))
+
+graph = StateGraph(MessagesState).add_node("node", node).add_edge(START, "node")
+"""
+
+
+async def test_sys_exit_in_a_graph_fails_its_run(
+    servers: Servers, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """A node that calls ``sys.exit()``, itself or in a task or thread of its own, ends its run and not the server."""
+    (tmp_path / "quitter.py").write_text(QUITTER)
+    server = servers("server")
+    await server.start("quitter.py:graph")
+    socket = await server.served(session).attach("t1")
+    for content, status in (("node", "failed"), ("task", "failed"), ("hi", "completed")):
+        assert (await socket.turn(content))[-1]["status"] == status
+    server.signal(signal.SIGTERM)
+    assert await server.ended() == 0
+
+
 # --- what it does not start on ------------------------------------------------------------------------------------
 
 
@@ -85,7 +114,7 @@ async def test_a_port_in_use(servers: Servers) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         line = await refused(servers("server"), "--port", str(port))
-    assert str(port) in line
+    assert line.count(str(port)) == 1
     assert "--port" in line
 
 

@@ -168,7 +168,7 @@ async def test_reading_beside_the_writer(storage: SqliteStorage) -> None:
     """History, threads and runs are read while somebody else has the writer's lock and a transaction."""
     await accept(storage, a_run())
     await put(storage.saver())
-    async with asyncio.timeout(5), storage._lock:
+    async with asyncio.timeout(20), storage._lock:
         await storage._writer.execute("UPDATE runs SET status = 'lost'")
         assert await newest(storage.reader) == "v"
         assert len([found async for found in storage.reader.alist(config_of("t1"))]) == 1
@@ -179,7 +179,7 @@ async def test_reading_beside_the_writer(storage: SqliteStorage) -> None:
 
 async def test_reading_beside_a_search(storage: SqliteStorage) -> None:
     """A search that takes its time keeps nobody from reading or writing."""
-    async with asyncio.timeout(5), storage._searcher_lock:
+    async with asyncio.timeout(20), storage._searcher_lock:
         await accept(storage, a_run())
         await put(storage.saver())
         assert await newest(storage.reader) == "v"
@@ -485,7 +485,7 @@ async def test_close(path: str) -> None:
     async with SqliteStorage.open(path):
         pass
     assert asyncio.all_tasks() == tasks
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while threading.active_count() > threads:  # noqa: ASYNC110 -- a connection's thread ends a moment after it has answered
             await asyncio.sleep(0.01)
 

@@ -11,9 +11,10 @@ import errno
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 # Before langgraph is imported: a tampered database must not run code.
 os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
@@ -210,8 +211,21 @@ def serve(settings: Settings, *, debug: bool = False) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises ``StartupError`` where it cannot start."""
     logs.configure()
     with asyncio.Runner(debug=debug, loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings))
+        _run(runner.get_loop(), _serve(settings))
     return 0
+
+
+def _run(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -> None:
+    """Run ``main`` to its end, whatever the tasks beside it raise.
+
+    A loop ends on the SystemExit of any task, and a node or a tool may call ``sys.exit()``, as what was written for the
+    command line does. It fails its run, as any other exception would.
+    """
+    task = loop.create_task(main)
+    while not task.done():
+        with suppress(SystemExit):
+            loop.run_until_complete(task)
+    task.result()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -233,7 +247,8 @@ async def _serve(settings: Settings) -> None:
         try:
             await site.start()
         except OSError as error:
-            why = error.strerror or str(error)
+            # uvloop's own text names the address once more.
+            why = os.strerror(error.errno) if error.errno else str(error)
             hint = "take another port with --port" if error.errno == errno.EADDRINUSE else "check server.host"
             raise StartupError(f"cannot listen on {server.host}:{server.port}: {why}; {hint}") from error
         _announce(settings, app, runner)

@@ -66,7 +66,25 @@ def _one(error: BaseException) -> ThreadwireError | None:
         return StorageError("The database did not take it.")
     if type(error).__module__.partition(".")[0] in _PROVIDERS:
         return _provider(error)
+    if _made_of_an_answer(error):
+        return ModelError("The model's provider sent what cannot be read.")
     return None
+
+
+def _made_of_an_answer(error: BaseException) -> bool:
+    """Whether a provider's answer broke what reads it: no SDK has an exception of its own for that.
+
+    An SDK's code raised it where it parses (a proxy's HTML, half a JSON), or LangChain found no chunk in a stream.
+    """
+    frame = error.__traceback__
+    while frame is not None:
+        code, module = frame.tb_frame.f_code, str(frame.tb_frame.f_globals.get("__name__"))
+        if code.co_name == "generate_from_stream" or (
+            isinstance(error, ValueError) and module.partition(".")[0] in _PROVIDERS
+        ):
+            return True
+        frame = frame.tb_next
+    return False
 
 
 def _provider(error: Any) -> ThreadwireError:

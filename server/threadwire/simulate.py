@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -65,7 +66,9 @@ async def start_simulator(
         await web.TCPSite(runner, host, port, backlog=1024).start()
     except OSError as error:
         await runner.cleanup()
-        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}; try another --port") from error
+        # uvloop's and asyncio's own text names the address once more.
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise StartupError(f"cannot listen on {host}:{port}: {why}; try another --port") from error
     return runner, runner.addresses[0][1]
 
 

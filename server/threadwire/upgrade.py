@@ -40,19 +40,16 @@ def read_query(query: Mapping[str, str], default_on_disconnect: OnDisconnect, *,
         Forbidden: raw events, which this server does not let out.
     """
     thread_id = query.get("thread_id")
-    after, epoch = _number(query, "after"), query.get("epoch")
+    after, epoch = _number(query, "after", 0), query.get("epoch")
     if (after is None) != (epoch is None):
         missing = "epoch" if epoch is None else "after"
         raise InvalidArgument(missing, "expected, since after and epoch go together")
-    history = _number(query, "history")
-    if history == 0:
-        raise InvalidArgument("history", "expected a whole number from 1, got 0")
     check_raw(wanted=_boolean(query, "raw"), allowed=allow_raw)
     return Wanted(
         thread_id=check_thread_id(thread_id) if thread_id is not None else None,
         after=after,
         epoch=epoch,
-        history=history,
+        history=_number(query, "history", 1),
         on_disconnect=read_on_disconnect(query, default_on_disconnect),
         filter=Filter(**{name: _names(query, name) for name in _FILTERS}),
     )
@@ -76,12 +73,12 @@ def check_raw(*, wanted: bool, allowed: bool) -> None:
         raise InvalidArgument("raw", "raw events are not available yet")
 
 
-def _number(query: Mapping[str, str], name: str) -> int | None:
+def _number(query: Mapping[str, str], name: str, least: int) -> int | None:
     text = query.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 15):
-        raise InvalidArgument(name, f"expected a whole number from 0, got {text[:64]!r}")
+    if not (text.isascii() and text.isdigit() and len(text) <= 15 and int(text) >= least):
+        raise InvalidArgument(name, f"expected a whole number from {least}, got {text[:64]!r}")
     return int(text)
 
 

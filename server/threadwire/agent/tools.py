@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from pydantic import BaseModel
 
 from threadwire.agent import arithmetic
 from threadwire.agent.notebook import delete_note, list_notes, read_note, save_note
@@ -108,8 +109,15 @@ _FUNCTIONS: tuple[Callable[..., Coroutine[Any, Any, str]], ...] = (
 def make_tools(names: Iterable[str]) -> list[BaseTool]:
     """The tools of these names, in their own order; a name that is none of ours is passed over."""
     wanted = set(names)
-    return [
-        StructuredTool.from_function(coroutine=function, handle_tool_error=True)
-        for function in _FUNCTIONS
-        if function.__name__ in wanted
-    ]
+    return [_make(function) for function in _FUNCTIONS if function.__name__ in wanted]
+
+
+def _make(function: Callable[..., Coroutine[Any, Any, str]]) -> BaseTool:
+    tool = StructuredTool.from_function(coroutine=function, handle_tool_error=True)
+    schema = tool.args_schema
+    assert isinstance(schema, type)  # noqa: S101 -- made from the function
+    assert issubclass(schema, BaseModel)  # noqa: S101
+    # LangChain drops what a tool does not know, and a misnamed argument would be answered with the default's result.
+    schema.model_config["extra"] = "forbid"
+    schema.model_rebuild(force=True)
+    return tool

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -83,7 +83,7 @@ class ModelSettings(Protocol):
 class Model:
     """A chat model, and how it came to be this one; an async context manager.
 
-    What a local model needs to run is started on entering and ended on leaving; for the others both do nothing.
+    What it needs is opened on entering and closed on leaving: a local model's process, the connections to a provider.
     """
 
     chat_model: BaseChatModel
@@ -93,8 +93,8 @@ class Model:
     why: str
     #: Whether it may be offered tools.
     calls_tools: bool = True
-    #: What runs it, if anything of ours does.
-    server: AbstractAsyncContextManager[Any] | None = field(default=None, repr=False)
+    #: What it stands on and is ours to close, if anything.
+    needs: AbstractAsyncContextManager[Any] | None = field(default=None, repr=False)
 
     def description(self) -> dict[str, str]:
         """What ``ready.model`` tells: ``{"name": ..., "why": ...}``."""
@@ -102,16 +102,16 @@ class Model:
 
     async def __aenter__(self) -> Self:
         """Start what it needs; does not wait until that is ready."""
-        if self.server is not None:
-            await self.server.__aenter__()
+        if self.needs is not None:
+            await self.needs.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End it."""
-        if self.server is not None:
-            await self.server.__aexit__(kind, error, trace)
+        if self.needs is not None:
+            await self.needs.__aexit__(kind, error, trace)
 
 
 def open_model(settings: ModelSettings) -> Model:
@@ -179,7 +179,7 @@ def _open_local(settings: ModelSettings, name: str, why: str) -> Model:
         f"local:{path.name if is_file else name}",
         why,
         calls_tools=known is None,  # none of the known ones can; of a file it is not known
-        server=server,
+        needs=server,
     )
 
 
@@ -201,7 +201,8 @@ def _open_openai(settings: ModelSettings, name: str, why: str) -> Model:
         )
     from threadwire.models.openai import open_chat_openai
 
-    return Model(open_chat_openai(settings, name, key), f"openai:{name}", why)
+    chat_model, client = open_chat_openai(settings, name, key)
+    return Model(chat_model, f"openai:{name}", why, needs=aclosing(client))
 
 
 def _open_simulated(settings: ModelSettings, why: str) -> Model:

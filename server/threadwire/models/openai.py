@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import openai
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
@@ -17,9 +18,17 @@ if TYPE_CHECKING:
 NO_KEY = SecretStr("no-key")
 
 
-def open_chat_openai(settings: ModelSettings, name: str, key: SecretStr | None) -> ChatOpenAI:
-    """A streaming ``ChatOpenAI`` for the model ``name``; without a ``key``, a dummy one is sent."""
-    options: dict[str, Any] = {}
+def open_chat_openai(
+    settings: ModelSettings, name: str, key: SecretStr | None
+) -> tuple[ChatOpenAI, openai.DefaultAsyncHttpxClient]:
+    """A streaming ``ChatOpenAI`` for the model ``name``, and its HTTP client, to be closed by the caller.
+
+    Without a ``key``, a dummy one is sent.
+    """
+    # ChatOpenAI's own client is shared by all of the process with the same base_url and closed by nobody; one of an
+    # event loop that has ended fails the first request in the next loop (langchain-openai 1.7, _client_utils.py).
+    client = openai.DefaultAsyncHttpxClient()
+    options: dict[str, Any] = {"http_async_client": client}
     if settings.base_url:
         options["base_url"] = settings.base_url
     if settings.temperature is not None:
@@ -33,4 +42,4 @@ def open_chat_openai(settings: ModelSettings, name: str, key: SecretStr | None) 
         # It costs an asyncio.wait_for a chunk; runs.timeout_seconds bounds a silent provider.
         options["stream_chunk_timeout"] = None
     # stream_usage is said since it is off by default with a base_url.
-    return ChatOpenAI(model=name, api_key=key or NO_KEY, streaming=True, stream_usage=True, **options)
+    return ChatOpenAI(model=name, api_key=key or NO_KEY, streaming=True, stream_usage=True, **options), client

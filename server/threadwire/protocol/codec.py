@@ -106,9 +106,24 @@ def _check(content: Content, where: str, command_id: str | None) -> None:
             known = ", ".join(INPUT_BLOCKS)
             came = repr(kind[:64]) if isinstance(kind, str) else _json_type(kind)
             raise _with_id(InvalidArgument(f"{field}.type", f"expected one of {known}; got {came}"), command_id)
-        if kind == "text" and not isinstance(block.get("text"), str):
-            came = _json_type(block.get("text"))
-            raise _with_id(InvalidArgument(f"{field}.text", f"expected a string, got {came}"), command_id)
+        try:
+            _check_block(kind, block, field)
+        except InvalidArgument as error:
+            raise _with_id(error, command_id) from None
+
+
+def _check_block(kind: str, block: dict[str, Any], where: str) -> None:
+    """Refuse a block that has nothing in it: it would stay in its thread, and fail each turn from then on."""
+    sources = INPUT_BLOCKS[kind]
+    given = [name for name in sources if block.get(name) is not None]
+    instead = "" if given or not sources[1:] else f" here or in {' or '.join(sources[1:])}"
+    if "base64" in given and kind != "text-plain":
+        given.append("mime_type")
+    for name in given or sources[:1]:
+        value = block.get(name)
+        if not isinstance(value, str) or (name != "text" and not value):
+            came = "nothing" if value == "" else _json_type(value)
+            raise InvalidArgument(f"{where}.{name}", f"expected a string{instead}, got {came}")
 
 
 def _explain(invalid: ValidationError, value: dict[str, Any]) -> InvalidArgument:

@@ -15,8 +15,29 @@ RunId: TypeAlias = Annotated[str, StringConstraints(pattern=_UUID, max_length=36
 MessageId: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 MultitaskStrategy: TypeAlias = Literal["enqueue", "reject", "interrupt", "rollback"]
 
-#: Content blocks a user's message may hold: LangChain's standard ones that are input.
-INPUT_BLOCKS = ("text", "image", "audio", "video", "file", "text-plain")
+_DATA = ("url", "base64", "file_id")
+#: Content blocks a user's message may hold, LangChain's standard ones that are input; each has one of these fields.
+INPUT_BLOCKS = {
+    "text": ("text",),
+    "image": _DATA,
+    "audio": _DATA,
+    "video": _DATA,
+    "file": _DATA,
+    "text-plain": ("text", *_DATA),
+}
+
+
+def _block_schema(kind: str, sources: tuple[str, ...]) -> dict[str, Any]:
+    """What a block of this type has, as ``codec`` checks it: one of its sources, and with base64 what that is."""
+    texts = {name: {"type": ["string", "null"], "minLength": 0 if name == "text" else 1} for name in sources}
+    needs = [{"required": [name], "properties": {name: {"type": "string"}}} for name in sources]
+    then: dict[str, Any] = {"properties": texts, "anyOf": needs}
+    if "base64" in sources and kind != "text-plain":
+        then["if"] = {"required": ["base64"], "properties": {"base64": {"type": "string"}}}
+        then["then"] = {"required": ["mime_type"], "properties": {"mime_type": {"type": "string", "minLength": 1}}}
+    return {"if": {"properties": {"type": {"const": kind}}}, "then": then}
+
+
 #: The content of a user's message; what the types do not say is checked by ``_check`` and told in the schema.
 InputContent: TypeAlias = Annotated[
     Content,
@@ -31,8 +52,7 @@ InputContent: TypeAlias = Annotated[
                         "type": "object",
                         "properties": {"type": {"enum": list(INPUT_BLOCKS)}},
                         "required": ["type"],
-                        "if": {"properties": {"type": {"const": "text"}}},
-                        "then": {"properties": {"text": {"type": "string"}}, "required": ["text"]},
+                        "allOf": [_block_schema(kind, sources) for kind, sources in INPUT_BLOCKS.items()],
                     },
                 },
             ]
