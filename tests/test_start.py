@@ -396,6 +396,37 @@ async def test_a_full_disk_fails_the_turn_and_no_more(servers: Servers, session:
     assert await again.served(session).history("t1") == history
 
 
+async def test_what_a_full_disk_owes_is_written(servers: Servers, session: aiohttp.ClientSession) -> None:
+    """Wherever the room ran out, an acknowledged message is in its thread once there is room, and its run has ended."""
+    server = servers("server")
+    await server.start()
+    served = server.served(session)
+    socket = await served.attach("t1")
+    await socket.turn("before")
+    acknowledged = []
+    for pages in range(2, 40, 4):
+        _limit_files(server.pid, (server.folder / "threadwire.db-wal").stat().st_size + pages * 4096)
+        answer = await socket.ask("send", content="x" * 20_000, message_id=f"m{pages}")
+        if answer["type"] == "ack":
+            acknowledged.append(f"m{pages}")
+            await socket.until("run_finished", run_id=answer["run_id"])
+        _limit_files(server.pid, -1)
+    assert {f["error"]["code"] for f in socket.of("run_finished") if f["error"]} == {"storage_error"}
+    assert len(acknowledged) < 10, "the room never ran out"
+
+    def ended() -> bool:
+        with sqlite3.connect(f"file:{server.folder}/threadwire.db?mode=ro", uri=True) as connection:
+            rows = connection.execute("SELECT count(*) FROM runs WHERE status IN ('queued', 'running')").fetchall()
+        connection.close()
+        return bool(rows == [(0,)])
+
+    await eventually(ended, "every run has ended on disk")
+    stored = [m["id"] for m in await served.history("t1") if m["role"] == "user"]
+    assert sorted(identity for identity in stored if identity.startswith("m")) == sorted(acknowledged)
+    assert (await socket.turn("room again"))[-1]["status"] == "completed"
+    assert len({f["run_id"] for f in socket.of("run_finished")}) == len(socket.of("run_finished"))
+
+
 async def _try(socket: Socket, content: str) -> str | None:
     """The code of the error a turn meets at its send or at its end; None where it completes."""
     answer = await socket.ask("send", content=content)

@@ -94,12 +94,11 @@ class Run:
             self.stopping = reason
             self._stop.set()
 
-    async def execute(self, known: set[str]) -> Outcome:
+    async def execute(self) -> Outcome:
         """Drive the graph to its end, or to where it is stopped, and make the thread whole. Raises nothing but bugs.
 
-        ``known`` has the ids of the messages readers know of; what the run tells is added.
+        ``transcript.known`` has the ids of the messages readers know of; what the run tells is added.
         """
-        self.transcript.known = known
         driving = asyncio.create_task(self._drive(), name=f"run {self.row.run_id}")
         stopping = asyncio.create_task(self._stop.wait())
         timer = self._start_timer()

@@ -132,7 +132,7 @@ class Thread:
             raise InvalidArgument("thread_id", "the thread was deleted")
         # From here to the return nothing else runs.
         turns = self._turns
-        began = turns.current.first_seq if turns.current is not None and turns.current.owed is None else 0
+        began = turns.current.first_seq if turns.current is not None else 0
         found = place(self.log, after=after, epoch=epoch, began=began, with_history=wanted is not None)
         ready = {
             "thread_id": self.thread_id,
@@ -261,7 +261,7 @@ class Thread:
             current.cancel("client")
             return
         for turn in queue:
-            if turn.run_id == wanted and turn.owed is None:
+            if turn.run_id == wanted:
                 queue.remove(turn)
                 # Answered when it is durable: no restart starts it after all.
                 await turn.finish(Outcome("cancelled", "client"), 0, thread_busy=current is not None)
@@ -289,7 +289,7 @@ class Thread:
 
         async def operation(_answer: Answer) -> None:
             await self._turns.stop("deleted")
-            self._turns.queue.clear()
+            self._turns.forget()
             self.deleted = True
             await self._record.forget()
             existed = await self._parts.turns.storage.delete_thread(self.thread_id)
@@ -368,7 +368,7 @@ class Thread:
 
     def _run_info(self) -> dict[str, Any] | None:
         turn = self._turns.current
-        if turn is not None and turn.owed is None:
+        if turn is not None:
             return {"run_id": turn.run_id, "status": "cancelling" if turn.stopping else "running"}
         if self._said.waiting:
             return {"run_id": self._said.waiting[0]["run_id"], "status": "interrupted"}
@@ -386,7 +386,9 @@ class Thread:
             self.log.trim_to(self._ended.popleft()[1])
         if self.log.floor > floor:
             self._record.trimmed()
-        used = self.running or self._turns.queue or len(self._readers) or self._ended or self._record.dirty
+        turns = self._turns
+        waits = turns.busy or turns.queue or turns.owing
+        used = self.running or waits or len(self._readers) or self._ended or self._record.dirty
         return not used and now - self._touched_at >= keep_seconds
 
     # --- the server's end ---
@@ -415,7 +417,7 @@ class Thread:
 
     async def settled(self) -> None:
         """Wait until no turn is in hand and no command is being taken."""
-        while self._worker is not None or self._turns.current is not None:
+        while self._worker is not None or self._turns.busy:
             if self._worker is not None:
                 await asyncio.wait({self._worker})
             await self._turns.settled()

@@ -122,6 +122,7 @@ class Turn:
         known = await conversation.known()
         removed, answered = await self._rewind.go_back(row)
         run.user = run.user or answered
+        run.transcript.known = known
         row.base = await self._parts.storage.newest_checkpoint(row.thread_id)
         if removed:
             known.difference_update(removed)
@@ -133,7 +134,7 @@ class Turn:
         await record.commit(RunStart(row.run_id, row.base, time.time()))
         conversation.waiting = []
         conversation.moved(run)
-        return await run.execute(known)
+        return await run.execute()
 
     async def _leave_message(self) -> Outcome:
         """A turn that ended before it started, not by its client's wish, leaves its message in the thread."""
@@ -179,7 +180,7 @@ class Turn:
             outcome, interrupts = _failed(error, outcome), []
             self._record.log.amend(told, self._told(outcome, duration_ms))
             self._record.let_out()
-            self.owed, self.stopped = outcome, "error"
+            self.owed = outcome
         if interrupts:
             self._conversation.waiting = interrupts
         if self._record.pinned == self.first_seq:

@@ -26,12 +26,15 @@ class Turns:
         self.current: Turn | None = None
         #: The ones that wait.
         self.queue: deque[Turn] = deque()
+        #: Those that have ended, and whose end is still to be written.
+        self.owing: deque[Turn] = deque()
         #: Start nothing more.
         self.draining = False
         self._conversation = conversation
         self._question = question
         self._ended = ended
         self._taking: asyncio.Task[None] | None = None
+        self._retry: asyncio.TimerHandle | None = None
 
     def __iter__(self) -> Iterator[Turn]:
         """All of them, the one in hand first."""
@@ -62,16 +65,20 @@ class Turns:
 
     def pump(self) -> bool:
         """Take the next turn, if there is none in hand and it may be taken."""
-        if self.current is not None or not self.queue or self._held(self.queue[0]):
+        if self._taking is not None:
             return False
-        turn = self.current = self.queue.popleft()
-        # Begun here and not in the task: a cancel may come before the task has started.
-        turn.begin()
-        self._taking = asyncio.create_task(self._take(turn), name=f"turn {turn.run_id}")
-        return True
+        if self.queue and not self._held(self.queue[0]):
+            turn = self.current = self.queue.popleft()
+            # Begun here and not in the task: a cancel may come before the task has started.
+            turn.begin()
+            self._taking = asyncio.create_task(self._take(turn), name=f"turn {turn.run_id}")
+            return True
+        if self.owing and self._retry is None:
+            self._taking = asyncio.create_task(self._take(None), name="debts")
+        return False
 
     def _held(self, turn: Turn) -> bool:
-        if turn.stopped == "deleted" or turn.owed is not None:
+        if turn.stopped == "deleted":
             return False
         if self._conversation.waiting and turn.row.trigger == "send" and not self._superseding:
             # Also one that will not run: its message would end the question.
@@ -82,24 +89,46 @@ class Turns:
     def _superseding(self) -> Turn | None:
         return next((turn for turn in self if turn.supersedes and turn.stopped is None), None)
 
-    async def _take(self, turn: Turn) -> None:
+    async def _take(self, turn: Turn | None) -> None:
+        """Take one turn; None: only what is owed."""
         try:
-            if self._conversation.waiting and turn.owed is None:
-                superseding = self._superseding
-                if superseding is not None or turn.row.trigger in ("edit", "regenerate"):
-                    rolls_back = superseding is not None and superseding.row.strategy == "rollback"
-                    await self._question.give_up(removing=rolls_back)
-            await turn.take()
+            await self._pay()
+            if turn is not None:
+                await self._give_up_question(turn)
+                await turn.take()
         finally:
             self.current = self._taking = None
             self._conversation.moved(None)
-        self._ended()
-        if turn.owed is not None:
-            # What comes after it is written after it.
-            self.queue.appendleft(turn)
-            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self.pump)
-        else:
-            self.pump()
+        if turn is not None:
+            self._ended()
+            if turn.owed is not None:
+                self.owing.append(turn)
+                self._retry_later()
+        self.pump()
+
+    async def _give_up_question(self, turn: Turn) -> None:
+        if self._conversation.waiting:
+            superseding = self._superseding
+            if superseding is not None or turn.row.trigger in ("edit", "regenerate"):
+                rolls_back = superseding is not None and superseding.row.strategy == "rollback"
+                await self._question.give_up(removing=rolls_back)
+
+    async def _pay(self) -> None:
+        """Write the ends that the database did not take, in their order, as far as it takes them now."""
+        while self.owing:
+            await self.owing[0].take()
+            if self.owing[0].owed is not None:
+                self._retry_later()
+                return
+            self.owing.popleft()
+
+    def _retry_later(self) -> None:
+        if self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self.pump()
 
     async def stop(self, reason: str) -> None:
         """Stop all of them, and return when that is told."""
@@ -107,6 +136,18 @@ class Turns:
             turn.cancel(reason)
         self.pump()
         await self.settled()
+
+    def forget(self) -> None:
+        """Its thread is deleted: nothing more is to be written."""
+        self.queue.clear()
+        self.owing.clear()
+        if self._retry is not None:
+            self._retry.cancel()
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being done."""
+        return self._taking is not None
 
     async def settled(self) -> None:
         """Wait until none is in hand."""
