@@ -30,6 +30,7 @@ from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.store.base import BaseStore
 
+from threadwire.approvals import check_answer
 from threadwire.context import ContextSchema
 from threadwire.errors import StartupError
 
@@ -46,9 +47,16 @@ class Graph:
     """A served graph: a template from which each run gets a copy of its own."""
 
     def __init__(
-        self, compiled: CompiledStateGraph[Any, Any, Any, Any], saver: BaseCheckpointSaver[str], name: str
+        self,
+        compiled: CompiledStateGraph[Any, Any, Any, Any],
+        saver: BaseCheckpointSaver[str],
+        name: str,
+        *,
+        edits_keep_tool: bool = False,
     ) -> None:
         self.name = name
+        #: Whether a person who edits a call may not make it one of another tool.
+        self._edits_keep_tool = edits_keep_tool
         self._compiled = compiled
         self._repair = _with_repair_node(compiled.builder).compile(checkpointer=saver)
         _forget_joins(self._repair)
@@ -76,6 +84,10 @@ class Graph:
         """The runtime context for a run, of the graph's ``context_schema``; raises ``InvalidArgument``."""
         return self._context.check(context)
 
+    def check_answer(self, field: str, question: Any, answer: Any) -> None:
+        """Refuse an answer to an interrupt that would only fail the run; raises ``InvalidArgument``."""
+        check_answer(field, question, answer, keeps_tool=self._edits_keep_tool)
+
 
 @asynccontextmanager
 async def open_graph(target: str, *, saver: BaseCheckpointSaver[str]) -> AsyncIterator[Graph]:
@@ -100,7 +112,8 @@ async def open_agent_graph(
     from threadwire.agent import open_agent
 
     async with open_agent(model, settings, calls_tools=calls_tools) as compiled:
-        yield Graph(compiled, saver, "agent")
+        # A tool of an MCP server is none that LangChain could turn a call over to.
+        yield Graph(compiled, saver, "agent", edits_keep_tool=True)
 
 
 def _load(target: str) -> Any:
