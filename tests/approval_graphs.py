@@ -60,7 +60,8 @@ async def _say(_state: MessagesState) -> dict[str, Any]:
     return {"messages": [AIMessage("no", id="a1")]}
 
 
-_rephrased: Any = StateGraph(MessagesState).add_node("say", _say).add_node("rephrase", _rephrase)
+_rephrased: Any = StateGraph(MessagesState)
+_rephrased.add_node("say", _say).add_node("rephrase", _rephrase)
 rephrased = _rephrased.add_edge(START, "say").add_edge("say", "rephrase").compile()
 
 

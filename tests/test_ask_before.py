@@ -365,7 +365,7 @@ def mcp_server(folder: Path) -> dict[str, Any]:
 
 
 async def test_mcp_tools(serve: Serve, tmp_path: Path) -> None:
-    """A server's tool is asked about and edited as one of the agent's own, also where it is offered under another name."""
+    """A server's tool is asked about and edited as the agent's own, also where it is offered under another name."""
     agent = {"mcp_servers": {"tests": mcp_server(tmp_path)}, "ask_before": ["add", "calculate"]}
     _, socket, found = await asked(
         serve, '/tool add {"a": 1, "b": 2}', '/tool tests_calculate {"expression": "1"}', agent=agent

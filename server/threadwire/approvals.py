@@ -13,9 +13,6 @@ from typing import Any
 
 from threadwire.errors import InvalidArgument
 
-#: What a person may decide of a call, in LangChain's words.
-DECISIONS = ("approve", "edit", "reject", "respond")
-
 
 @dataclass(frozen=True, slots=True)
 class Action:
@@ -23,7 +20,7 @@ class Action:
 
     name: str
     args: dict[str, Any]
-    #: Which of ``DECISIONS`` it takes.
+    #: Which decisions it takes: ``approve``, ``edit``, ``reject``, ``respond``.
     allowed: tuple[str, ...]
 
 
