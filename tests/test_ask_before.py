@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from harness import Provider, Served, Socket
 from test_cancel import assert_paired, assert_whole, seen_by_provider
 from threadwire.agent.approval import EDITED
 from threadwire.approvals import actions_of, check_answer
+from threadwire.client import CommandFailed, connect, connect_sync
 from threadwire.errors import InvalidArgument, StartupError
 from threadwire.graph import Graph
 from threadwire.settings import Agent
@@ -404,3 +406,47 @@ async def test_a_text_that_the_graph_writes_again(serve: Serve) -> None:
     frames = await socket.turn()
     told = [frame["message"]["content"] for frame in frames if frame["type"] == "message"]
     assert told == ["hi", "no", "no, politely"]
+
+
+# --- the Python client ----------------------------------------------------------------------------
+
+
+def documented() -> dict[str, Any]:
+    """What the section "Questions" of docs/python-client.md defines."""
+    text = (Path(__file__).parent.parent / "docs" / "python-client.md").read_text(encoding="utf-8")
+    code = text.partition("\n## Questions\n")[2].partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    return names
+
+
+async def test_the_python_client_decides(serve: Serve) -> None:
+    """As the documentation shows it: each call is decided, and the turn that goes on gives the answer."""
+    served = await serve(agent={"ask_before": ["save_note", "delete_note"]})
+    names = documented()
+    async with connect(served.url, thread_id="t") as chat:
+        answer = await names["say"](chat, "\n".join(TWO), names["decide"])
+    assert "Saved the note 'Plans'." in answer
+    assert "Nothing may be deleted today." in answer
+
+
+async def test_a_refused_answer_raises_and_may_be_given_again(serve: Serve) -> None:
+    """The client is told what was expected; the question is in ``ready`` for another that comes, who answers it."""
+    served = await serve(agent={"ask_before": ["save_note"]})
+    async with connect(served.url, thread_id="t") as chat:
+        turn = chat.send(SAVE)
+        assert (await turn.finished()).status == "interrupted"
+        [waits] = turn.interrupts
+        with pytest.raises(CommandFailed, match="expected one, for save_note; got 0") as refused:
+            await chat.respond({waits.id: {"decisions": []}}).text()
+        assert refused.value.code == "invalid_argument"
+
+    def other() -> str:
+        with connect_sync(served.url, thread_id="t") as chat:
+            [waits] = chat.ready.interrupts
+            turn = chat.respond({waits.id: {"decisions": [APPROVE]}})
+            text = turn.text()
+            assert turn.interrupts == []
+            return text
+
+    assert "Saved the note 'Plans'." in await asyncio.to_thread(other)
