@@ -75,3 +75,19 @@ def strict(_config: Any) -> Any:
     asks = HumanInTheLoopMiddleware({"keep": {"allowed_decisions": ["approve", "reject"]}})
     wants = AIMessage("", tool_calls=[_call("keep", {"text": "x" * 70_000})])
     return create_agent(_Scripted(responses=[wants, AIMessage("done")]), [keep], middleware=[asks])
+
+
+@tool
+async def whisper(text: str) -> str:
+    """Say something that nobody may see."""
+    return f"psst: {text}"
+
+
+whisper.tags = ["nostream"]
+
+
+def private(_config: Any) -> Any:
+    """The same about a tool whose results the default policy hides."""
+    wants = AIMessage("", tool_calls=[_call("whisper", {"text": "a"})])
+    asks = HumanInTheLoopMiddleware({"whisper": True})
+    return create_agent(_Scripted(responses=[wants, AIMessage("done")]), [whisper], middleware=[asks])

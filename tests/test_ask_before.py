@@ -230,7 +230,7 @@ def test_wrong_answers_are_named(answer: Any, field: str, expected: str) -> None
         ],
     }
     with pytest.raises(InvalidArgument) as wrong:
-        check_answer("responses.i1", asked, answer, keeps_tool=True)
+        check_answer("responses.i1", asked, answer, {"save_note", "delete_note"})
     assert wrong.value.field == f"responses.i1{field}"
     assert expected in wrong.value.message
 
@@ -242,10 +242,10 @@ def test_decisions_that_are_not_allowed() -> None:
         "review_configs": [{"action_name": "pay", "allowed_decisions": ["approve", "edit"]}],
     }
     with pytest.raises(InvalidArgument, match="expected one of approve, edit, for pay"):
-        check_answer("f", value, {"decisions": [{"type": "reject"}]}, keeps_tool=False)
-    check_answer("f", value, {"decisions": [edited("refund", {})]}, keeps_tool=False)
+        check_answer("f", value, {"decisions": [{"type": "reject"}]})
+    check_answer("f", value, {"decisions": [edited("refund", {})]})
     with pytest.raises(InvalidArgument, match=r"f\.decisions\.0\.edited_action\.name"):
-        check_answer("f", value, {"decisions": [edited("refund", {})]}, keeps_tool=True)
+        check_answer("f", value, {"decisions": [edited("refund", {})]}, {"pay"})
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_decisions_that_are_not_allowed() -> None:
 def test_other_questions_take_any_answer(value: Any) -> None:
     """What is no approval request of LangChain's is the graph's own matter."""
     assert actions_of(value) is None
-    check_answer("f", value, "whatever", keeps_tool=True)
+    check_answer("f", value, "whatever", set())
 
 
 async def test_a_wrong_answer_resumes_nothing(serve: Serve) -> None:
@@ -323,6 +323,24 @@ async def test_dropped(serve: Serve, provider: Provider) -> None:
     ready = await (await served.connect("t")).next()
     assert (ready["run"], ready["interrupts"]) == (None, [])
     assert results(await socket.turn("/tool list_notes {}"))["list_notes"] == ("ok", "The notebook is empty.")
+
+
+@pytest.mark.parametrize("now", [[], ["delete_note"]])
+async def test_a_question_of_another_configuration(serve: Serve, now: list[str]) -> None:
+    """Where the agent no longer asks about a call, its rejection is refused, and does not run it; the rest works."""
+    first, socket, found = await asked(serve, *TWO)
+    await socket.ws.close()
+    await first.server.close()
+    served = await serve(agent={"ask_before": now}, database=first.database)
+    socket = await served.attach("t")
+    refused = await socket.ask("respond", responses={found["id"]: {"decisions": [REJECT, REJECT]}})
+    assert (refused["code"], refused["message"].partition(": ")[2]) == (
+        "invalid_argument",
+        "the agent no longer asks before it calls save_note; cancel drops the question",
+    )
+    assert (await socket.ask("cancel"))["type"] == "ack"
+    assert results(await socket.turn("/tool list_notes {}"))["list_notes"] == ("ok", "The notebook is empty.")
+    assert_whole(await served.history("t"))
 
 
 # --- which tools ----------------------------------------------------------------------------------
@@ -406,6 +424,16 @@ async def test_a_text_that_the_graph_writes_again(serve: Serve) -> None:
     frames = await socket.turn()
     told = [frame["message"]["content"] for frame in frames if frame["type"] == "message"]
     assert told == ["hi", "no", "no, politely"]
+
+
+async def test_a_hidden_result_is_not_told(serve: Serve) -> None:
+    """Where the policy hides what a tool gave, an edited call's stored result is hidden from the frames too."""
+    served = await serve("approval_graphs:private")
+    socket = await served.attach("t")
+    await socket.turn()
+    frames = await decide(socket, edited("whisper", {"text": "b"}))
+    assert results(frames) == {"whisper": ("ok", None)}
+    assert not any(b"psst" in data for data in socket.raw)
 
 
 # --- the Python client ----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ and ``HITLResponse`` (langchain 1.4); any other question takes any answer. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +47,12 @@ def actions_of(question: Any) -> list[Action] | None:
     return actions
 
 
-def check_answer(field: str, question: Any, answer: Any, *, keeps_tool: bool) -> None:
-    """Look at the answer to an interrupt; ``field`` is its path, ``keeps_tool`` that an edit may not name another tool.
+def check_answer(field: str, question: Any, answer: Any, asks_before: Container[str] | None = None) -> None:
+    """Look at the answer to an interrupt; ``field`` is its path.
+
+    ``asks_before``: the tools that the built-in agent asks about now. The question may have come under another
+    configuration, with which its decisions would be taken for other calls', or for none: a rejected call would run. And
+    an edit may not name another tool: LangChain cannot turn a call over to an MCP server's. None: a graph of a user's.
 
     Raises:
         InvalidArgument: it asks for decisions, and these are none; says which field and what was expected.
@@ -56,13 +60,15 @@ def check_answer(field: str, question: Any, answer: Any, *, keeps_tool: bool) ->
     actions = actions_of(question)
     if actions is None:
         return
+    if asks_before is not None and (stale := [action.name for action in actions if action.name not in asks_before]):
+        raise InvalidArgument(field, f"the agent no longer asks before it calls {stale[0]}; cancel drops the question")
     decisions = answer.get("decisions") if isinstance(answer, dict) else None
     if not isinstance(decisions, list):
         raise InvalidArgument(field, f'expected {{"decisions": […]}}, {_each(actions)}')
     if len(decisions) != len(actions):
         raise InvalidArgument(f"{field}.decisions", f"expected {_each(actions)}; got {len(decisions)}")
     for index, (action, decision) in enumerate(zip(actions, decisions, strict=True)):
-        _check_decision(f"{field}.decisions.{index}", action, decision, keeps_tool=keeps_tool)
+        _check_decision(f"{field}.decisions.{index}", action, decision, keeps_tool=asks_before is not None)
 
 
 def _each(actions: Sequence[Action]) -> str:

@@ -16,7 +16,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import ModuleType
@@ -52,11 +52,11 @@ class Graph:
         saver: BaseCheckpointSaver[str],
         name: str,
         *,
-        edits_keep_tool: bool = False,
+        asks_before: Container[str] | None = None,
     ) -> None:
         self.name = name
-        #: Whether a person who edits a call may not make it one of another tool.
-        self._edits_keep_tool = edits_keep_tool
+        #: Of the built-in agent: the tools that a person is asked about.
+        self._asks_before = asks_before
         self._compiled = compiled
         self._repair = _with_repair_node(compiled.builder).compile(checkpointer=saver)
         _forget_joins(self._repair)
@@ -86,7 +86,7 @@ class Graph:
 
     def check_answer(self, field: str, question: Any, answer: Any) -> None:
         """Refuse an answer to an interrupt that would only fail the run; raises ``InvalidArgument``."""
-        check_answer(field, question, answer, keeps_tool=self._edits_keep_tool)
+        check_answer(field, question, answer, self._asks_before)
 
 
 @asynccontextmanager
@@ -111,9 +111,8 @@ async def open_agent_graph(
     """The built-in agent on ``model``; a model that cannot call tools is offered none."""
     from threadwire.agent import open_agent
 
-    async with open_agent(model, settings, calls_tools=calls_tools) as compiled:
-        # A tool of an MCP server is none that LangChain could turn a call over to.
-        yield Graph(compiled, saver, "agent", edits_keep_tool=True)
+    async with open_agent(model, settings, calls_tools=calls_tools) as agent:
+        yield Graph(agent.graph, saver, "agent", asks_before=agent.asks_before)
 
 
 def _load(target: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
@@ -63,10 +63,16 @@ class AgentSettings(Protocol):
         ...
 
 
+class BuiltAgent(NamedTuple):
+    """The agent."""
+
+    graph: CompiledStateGraph[Any, Any, Any, Any]
+    #: Names of the tools that a person is asked about.
+    asks_before: frozenset[str]
+
+
 @asynccontextmanager
-async def open_agent(
-    model: BaseChatModel, settings: AgentSettings, *, calls_tools: bool
-) -> AsyncIterator[CompiledStateGraph[Any, Any, Any, Any]]:
+async def open_agent(model: BaseChatModel, settings: AgentSettings, *, calls_tools: bool) -> AsyncIterator[BuiltAgent]:
     """Start the configured MCP servers and build the agent; a model that cannot call tools is offered none.
 
     Raises:
@@ -80,15 +86,18 @@ async def open_agent(
     async with AsyncExitStack() as stack:
         middleware: list[AgentMiddleware[Any, Any]] = []
         mcp: McpTools | None = None
+        asks_before: frozenset[str] = frozenset()
         if servers and calls_tools:
             mcp = await _open_mcp(servers, [tool.name for tool in tools], stack)
             middleware.append(mcp)
         if settings.ask_before and calls_tools:
             # The first is the outermost: a call that a person edits is edited before it comes to an MCP server.
-            middleware.insert(0, asking(settings.ask_before, mcp))
+            approval = asking(settings.ask_before, mcp)
+            middleware.insert(0, approval)
+            asks_before = frozenset(approval.interrupt_on)
         if budget := context_budget(model, settings.max_context_tokens):
             middleware.append(FitContext(budget))
-        yield build_agent(model, settings.system_prompt, tools, middleware)
+        yield BuiltAgent(build_agent(model, settings.system_prompt, tools, middleware), asks_before)
 
 
 def build_agent(
