@@ -83,7 +83,7 @@ async def whisper(text: str) -> str:
     return f"psst: {text}"
 
 
-whisper.tags = ["nostream"]
+whisper.tags = ["nostream"]  # what the decorator takes no argument for
 
 
 def private(_config: Any) -> Any:

@@ -51,7 +51,7 @@ async def decide(socket: Socket, *decisions: dict[str, Any]) -> list[dict[str, A
     return socket.frames[start:]
 
 
-def results(frames: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
+def results(frames: list[dict[str, Any]]) -> dict[str, tuple[str, Any]]:
     """Status and result by the tool's name."""
     return {frame["name"]: (frame["status"], frame["result"]) for frame in frames if frame["type"] == "tool_result"}
 
@@ -70,6 +70,7 @@ async def test_the_question(serve: Serve) -> None:
     requests = [(request["name"], request["args"]) for request in found["value"]["action_requests"]]
     assert requests == [("save_note", {"title": "Plans", "text": "sail"}), ("delete_note", {"title": "Old"})]
     assert found["value"]["action_requests"][1]["description"] == "The assistant asks before it calls delete_note."
+    assert found["node"] == "HumanInTheLoopMiddleware.after_model"
     every = ["approve", "edit", "reject", "respond"]
     assert found["value"]["review_configs"] == [
         {"action_name": "save_note", "allowed_decisions": every},
@@ -290,7 +291,7 @@ async def test_an_answer_said_again_while_it_asks_again(serve: Serve) -> None:
     _, socket, found = await asked(serve, SAVE)
     responses = {found["id"]: {"decisions": [APPROVE]}}
     ack = await socket.ask("respond", responses=responses)
-    await socket.until("run_finished")
+    await socket.until("run_finished", run_id=ack["run_id"])
     await socket.turn("\n".join(TWO))
     again = await socket.ask("respond", responses=responses, run_id=ack["run_id"])
     assert (again["type"], again.get("duplicate")) == ("ack", True)
