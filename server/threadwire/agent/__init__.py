@@ -2,8 +2,8 @@
 
 Its conversation is stored whole and sent as far as it fits. ``tools.py`` and ``notebook.py`` are its own tools,
 ``mcp.py`` keeps MCP servers up and ``mcp_tools.py`` offers theirs, ``approval.py`` has a person asked before some are
-called, ``context.py`` fits a conversation to the model,
-``messages.py`` is how it is stored. Knows nothing of threads, runs or sockets.
+called, ``context.py`` fits a conversation to the model, ``messages.py`` is how it is stored. Knows nothing of threads,
+runs or sockets.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from threadwire.agent.mcp import McpServer
 # What OpenAI takes as a function's name; others take no less.
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _MAX_NAME = 64
-#: So many of a tool's names are looked at by who means the tool whatever its name is.
+#: Of the names that a tool could get, those that one with so many namesakes has got.
 _LIKELY = 20
 
 
