@@ -132,7 +132,7 @@ def test_unknown_tool_is_refused() -> None:
 async def test_a_model_without_tools_is_offered_none() -> None:
     """A model that cannot call tools gets an agent that offers none, and it answers."""
     async with open_agent(FakeListChatModel(responses=["hello"]), Agent(), calls_tools=False) as agent:
-        state = await agent.ainvoke({"messages": [HumanMessage("hi")]})
+        state = await agent.graph.ainvoke({"messages": [HumanMessage("hi")]})
     assert [message.text for message in state["messages"]] == ["hi", "hello"]
 
 

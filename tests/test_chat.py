@@ -15,7 +15,7 @@ import termios
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 import pytest
@@ -24,13 +24,15 @@ import threadwire
 from conftest import Serve
 from harness import DEADLINE, eventually
 from process import ServerProcess
+from threadwire.approvals import actions_of
 from threadwire.client import connect
 from threadwire.errors import StartupError
 from threadwire.protocol import Interrupt
 from threadwire.terminal import commands
 from threadwire.terminal.address import server_url
+from threadwire.terminal.decisions import decision_of
 from threadwire.terminal.markdown import Blocks
-from threadwire.terminal.questions import Questions, value_of
+from threadwire.terminal.questions import Questions, as_line, value_of
 from threadwire.terminal.screen import PROMPT
 from threadwire.terminal.texts import brief, clean
 
@@ -380,6 +382,32 @@ async def test_questions(serve: Serve, terminal: Open, tmp_path: Path) -> None:
     await one.sees("so 'yes, do' and {'n': 3}")
 
 
+async def test_decisions(serve: Serve, terminal: Open) -> None:
+    """Calls that the agent asks about are decided one by one; results have titles, also for who comes later."""
+    served = await serve(agent={"ask_before": ["save_note", "delete_note"]})
+    one = await terminal(served.url, "--thread", "t")
+    await one.sees(READY)
+    one.say('/tool save_note {"title": "Plans", "text": "sail"}\n/tool delete_note {"title": "Old"}')
+    await one.sees("Call save_note? (1 of 2)")
+    await one.sees('"title": "Plans"')
+    one.say("perhaps")
+    await one.sees("! that is no decision: y calls it;")
+    one.type("\x15")
+    one.say('edit {"title": "Trips"}')
+    await one.sees("Call delete_note? (2 of 2)")
+    one.type(CTRL_D)
+    assert await one.ended() == 0
+    one = await terminal(served.url, "--thread", "t")
+    await one.sees("Call save_note? (1 of 2)")
+    one.say('edit {"title": "Trips"}')
+    await one.sees("Call delete_note? (2 of 2)")
+    one.say("no, it is dear to me")
+    await one.sees('✗ delete_note(title="Old")')
+    await one.sees("with reason: it is dear to me")
+    await one.sees('✓ save_note(title="Plans", text="sail")')
+    await one.sees("Saved the note 'Trips'.")
+
+
 async def test_input_history_is_kept(serve: Serve, terminal: Open, tmp_path: Path) -> None:
     """What was typed is there with arrow-up in the next run, in a file that only the user can read."""
     served = await serve()
@@ -716,6 +744,64 @@ def test_questions_are_answered_together() -> None:
     assert questions.next is not None
     assert questions.next.id == "b"
     assert questions.answer("2") == {"a": "yes", "b": 2}
+
+
+def approval(*names: str, allowed: tuple[str, ...] = ("approve", "edit", "reject", "respond")) -> dict[str, Any]:
+    """LangChain's question about calls of these tools."""
+    return {
+        "action_requests": [{"name": name, "args": {"a": 1, "b": 2}} for name in names],
+        "review_configs": [{"action_name": name, "allowed_decisions": list(allowed)} for name in names],
+    }
+
+
+def test_decisions_are_asked_for_one_by_one() -> None:
+    """Each call of an approval request is a question; the decisions go together, in order, beside other answers."""
+    questions = Questions()
+    asked = [Interrupt(id="i", value=approval("add", "add"), node=None), Interrupt(id="j", value="and?", node=None)]
+    questions.put(asked)
+    assert questions.next is not None
+    assert questions.next.text.startswith("Call `add`? (1 of 2)")
+    assert questions.answer("no, not these") is None
+    with pytest.raises(ValueError, match="that is no decision"):
+        questions.answer("maybe")
+    assert questions.answer("y") is None
+    decisions = [{"type": "reject", "message": "not these"}, {"type": "approve"}]
+    assert questions.answer("y") == {"i": {"decisions": decisions}, "j": "y"}
+    assert as_line(asked[0].value) == "may it call add(a=1, b=2), add(a=1, b=2)?"
+
+
+@pytest.mark.parametrize(
+    ("typed", "decision"),
+    [
+        ("y", {"type": "approve"}),
+        ("Yes!", {"type": "approve"}),
+        ("approve", {"type": "approve"}),
+        ("n", {"type": "reject"}),
+        ("no, it is too early", {"type": "reject", "message": "it is too early"}),
+        ("reject", {"type": "reject"}),
+        ('edit {"b": 3}', {"type": "edit", "edited_action": {"name": "add", "args": {"a": 1, "b": 3}}}),
+        ("respond it is 3", {"type": "respond", "message": "it is 3"}),
+    ],
+)
+def test_decisions_as_they_are_typed(typed: str, decision: dict[str, Any]) -> None:
+    """A word or its first letter decides; what follows is why, the arguments to change, or the result."""
+    [action] = actions_of(approval("add")) or []
+    assert decision_of(action, typed) == decision
+
+
+@pytest.mark.parametrize("typed", ["", "yes but later", "ok", "3", "edit", "edit b=3", "edit [1]", "respond", "{}"])
+def test_what_is_no_decision(typed: str) -> None:
+    """Nothing is taken for a decision that may be meant otherwise."""
+    [action] = actions_of(approval("add")) or []
+    with pytest.raises(ValueError, match=r"that is no decision|edit needs|respond needs"):
+        decision_of(action, typed)
+
+
+def test_decisions_that_a_call_does_not_take() -> None:
+    """Only what the question allows is offered and taken."""
+    [action] = actions_of(approval("add", allowed=("approve", "reject"))) or []
+    with pytest.raises(ValueError, match=r"no decision: y calls it; n does not, n WHY says why$"):
+        decision_of(action, "respond 3")
 
 
 def test_texts_do_not_steer_the_terminal() -> None:

@@ -51,6 +51,19 @@ async def test_retrieval(serve: Serve) -> None:
     assert (await served.history("t1"))[-1]["content"] == "The documentation says nothing about that."
 
 
+async def test_approval(serve: Serve) -> None:
+    """The agent of the example's config asks before it writes to the notebook, and not before it reads."""
+    settings = load(EXAMPLES / "approval.yaml", None, {})
+    served = await serve(agent={"ask_before": settings.agent.ask_before})
+    socket = await served.attach("t1")
+    assert (await socket.turn("/tool list_notes {}"))[-1]["status"] == "completed"
+    assert (await socket.turn('/tool save_note {"title": "Plans", "text": "sail"}'))[-1]["status"] == "interrupted"
+    [waiting] = socket.of("interrupt")[-1]["interrupts"]
+    await socket.ask("respond", responses={waiting["id"]: {"decisions": [{"type": "approve"}]}})
+    assert (await socket.until("run_finished"))["status"] == "completed"
+    assert socket.of("tool_result")[-1]["result"] == "Saved the note 'Plans'."
+
+
 async def test_agent_with_mcp(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent starts the server of the example's config and calls its tools."""
     monkeypatch.chdir(ROOT)

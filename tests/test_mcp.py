@@ -295,7 +295,7 @@ async def test_a_model_without_tools_starts_no_server(journal: Journal) -> None:
     """For a model that cannot call tools no server is started."""
     settings = Agent(mcp_servers={"files": journal.stdio()})
     async with open_agent(FakeListChatModel(responses=["hi"]), settings, calls_tools=False) as agent:
-        assert "tools" not in agent.nodes
+        assert "tools" not in agent.graph.nodes
     assert journal.lines == []
 
 

@@ -78,6 +78,8 @@ class Translator:
         self._calls: dict[str, _Call] = {}
         self.tools = ToolCalls(run_id, policy, marks)
         self._told_text: dict[str, str] = {}
+        # The current turn's answers as they were told last, by id.
+        self._told_answers: dict[str, dict[str, Any]] = {}
         #: The thread's messages as the graph had them at its last step; None before the first.
         self.state: Sequence[BaseMessage] | None = None
         #: Whether the graph said that it waits for a person.
@@ -324,8 +326,11 @@ class Translator:
                 # A call the tool node answered itself (an unknown tool, bad arguments) has had no tool event.
                 status = "error" if message.status == "error" else "ok"
                 yield from self.tools.result(message.tool_call_id, content_of(message), status, now)
+                if self.tools.changed(message):
+                    yield {"type": "message", "message": to_wire(message, identity)}, None
             elif not self._told_whole(identity, message):
                 yield {"type": "message", "message": to_wire(message, identity)}, None
+        yield from self._rewritten(messages)
         if first:
             self.tools.reopen(messages)
         else:
@@ -333,6 +338,22 @@ class Translator:
             for key in [key for key, call in self._calls.items() if call.ended]:
                 del self._calls[key]
             self.tools.settled()
+
+    def _rewritten(self, messages: Sequence[BaseMessage]) -> Iterator[Told]:
+        """Answers that the graph has written once more under their id, perhaps with other calls: tell them again.
+
+        Only the current turn's are looked at.
+        """
+        begins = next((at for at in range(len(messages), 0, -1) if isinstance(messages[at - 1], HumanMessage)), 0)
+        for index in range(begins, len(messages)):
+            message = messages[index]
+            if isinstance(message, AIMessage):
+                identity = message_id(message, index)
+                wire = to_wire(message, identity)
+                if self._told_answers.setdefault(identity, wire) != wire:
+                    self._told_answers[identity] = wire
+                    self.tools.rename(wire.get("tool_calls") or ())
+                    yield {"type": "message", "message": wire}, None
 
     def _told_whole(self, identity: str, message: BaseMessage) -> bool:
         if isinstance(message, HumanMessage | ToolMessage) or not isinstance(message, AIMessage):

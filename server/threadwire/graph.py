@@ -16,7 +16,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +30,7 @@ from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.store.base import BaseStore
 
+from threadwire.approvals import check_answer
 from threadwire.context import ContextSchema
 from threadwire.errors import StartupError
 
@@ -46,9 +47,16 @@ class Graph:
     """A served graph: a template from which each run gets a copy of its own."""
 
     def __init__(
-        self, compiled: CompiledStateGraph[Any, Any, Any, Any], saver: BaseCheckpointSaver[str], name: str
+        self,
+        compiled: CompiledStateGraph[Any, Any, Any, Any],
+        saver: BaseCheckpointSaver[str],
+        name: str,
+        *,
+        asks_before: Container[str] | None = None,
     ) -> None:
         self.name = name
+        #: Of the built-in agent: the tools that a person is asked about.
+        self._asks_before = asks_before
         self._compiled = compiled
         self._repair = _with_repair_node(compiled.builder).compile(checkpointer=saver)
         _forget_joins(self._repair)
@@ -76,6 +84,10 @@ class Graph:
         """The runtime context for a run, of the graph's ``context_schema``; raises ``InvalidArgument``."""
         return self._context.check(context)
 
+    def check_answer(self, field: str, question: Any, answer: Any) -> None:
+        """Refuse an answer to an interrupt that would only fail the run; raises ``InvalidArgument``."""
+        check_answer(field, question, answer, self._asks_before)
+
 
 @asynccontextmanager
 async def open_graph(target: str, *, saver: BaseCheckpointSaver[str]) -> AsyncIterator[Graph]:
@@ -99,8 +111,8 @@ async def open_agent_graph(
     """The built-in agent on ``model``; a model that cannot call tools is offered none."""
     from threadwire.agent import open_agent
 
-    async with open_agent(model, settings, calls_tools=calls_tools) as compiled:
-        yield Graph(compiled, saver, "agent")
+    async with open_agent(model, settings, calls_tools=calls_tools) as agent:
+        yield Graph(agent.graph, saver, "agent", asks_before=agent.asks_before)
 
 
 def _load(target: str) -> Any:

@@ -83,7 +83,8 @@ class Intake:
         """Say in the row what the thread's state tells of the turn.
 
         Raises:
-            InvalidArgument: its ``message_id`` is taken, or names a message of another role.
+            InvalidArgument: its ``message_id`` is taken, or names a message of another role; or what it answers is no
+                answer to the question.
             NoSuchMessage, NoSuchInterrupt, NoSuchCheckpoint: the thread has not what it names.
         """
         conversation = self._conversation
@@ -102,6 +103,10 @@ class Intake:
             unknown = sorted(set(command.responses) - {interrupt["id"] for interrupt in conversation.waiting})
             if unknown:
                 raise NoSuchInterrupt(f"The thread does not wait for an answer to {unknown[0][:64]!r}.")
+            for question in conversation.waiting:
+                if (identity := question["id"]) in command.responses:
+                    answer = command.responses[identity]
+                    self._graph.check_answer(f"responses.{identity}", question["value"], answer)
             row.turn = await self._rewind.asking()
 
     async def accept(self, row: RunRow, command: Starting) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -125,6 +126,10 @@ class Agent(Section):
         dict[str, dict[str, Any]],
         Field(description="MCP servers whose tools it may call, by name: command or url, and more (docs/agent.md)."),
     ] = {}
+    ask_before: Annotated[
+        list[str],
+        Field(description="Tools that a person is asked about before each call, MCP servers' too; empty: none."),
+    ] = []
     max_context_tokens: Annotated[
         Count | None,
         Field(description="What is sent to the model is kept below this; null: by the model; 0: all of it."),
@@ -136,9 +141,12 @@ class Agent(Section):
         read_servers(tables)
         return tables
 
-    @field_validator("tools")
+    @field_validator("tools", "ask_before")
     @classmethod
-    def _known(cls, names: list[str]) -> list[str]:
+    def _known(cls, names: list[str], info: ValidationInfo) -> list[str]:
+        if info.field_name == "ask_before" and info.data.get("mcp_servers", True):
+            # The tools of MCP servers are known when these have been started.
+            return names
         for name in names:
             if name not in AGENT_TOOLS:
                 nearest = get_close_matches(name, AGENT_TOOLS, n=1, cutoff=0)[0]

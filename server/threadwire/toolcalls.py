@@ -7,7 +7,7 @@ ways: the tool's end, its error, or a message that the tool node wrote by itself
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -59,6 +59,8 @@ class ToolCalls:
         self._running: dict[str, _Tool] = {}
         # By call id: told, and not answered yet.
         self._open: dict[str, _OpenCall] = {}
+        # Of those that were answered: where nobody may see the result.
+        self._hidden: set[str] = set()
         #: Ids of the calls that were told.
         self.told: set[str] = set()
         #: The results told since the graph's last step, as messages of the wire.
@@ -105,6 +107,12 @@ class ToolCalls:
         }
         yield frame, origin
 
+    def rename(self, calls: Iterable[dict[str, Any]]) -> None:
+        """These are the calls now, by messages that were told again: what is open is called by its new name."""
+        for call in calls:
+            if call["id"] in self._open:
+                self._open[call["id"]].name = call["name"]
+
     def end(self, event: Any, now: float) -> Iterator[Told]:
         """``on_tool_end``."""
         tool = self._running.get(event["run_id"])
@@ -134,6 +142,8 @@ class ToolCalls:
         if told is None:
             return
         shown = None if told.hidden else result
+        if told.hidden:
+            self._hidden.add(call_id)
         duration = None if told.started_at is None else round((now - told.started_at) * 1000)
         self.results.append(
             {
@@ -155,6 +165,13 @@ class ToolCalls:
             "duration_ms": duration,
         }
         yield frame, told.origin
+
+    def changed(self, message: ToolMessage) -> bool:
+        """Whether the graph stored another result than the tool gave, which is the one that was told."""
+        given = self.messages.get(message.tool_call_id)
+        return (
+            given is not None and message.tool_call_id not in self._hidden and content_of(given) != content_of(message)
+        )
 
     def close(self, now: float) -> Iterator[Told]:
         """A ``tool_result`` that says so for each call still open when the run has ended."""

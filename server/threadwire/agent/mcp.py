@@ -45,6 +45,8 @@ class McpServer:
         self.tools: dict[str, BaseTool] = {}
         #: Set once the first attempt to connect has succeeded or failed.
         self.attempted = asyncio.Event()
+        #: Whether it has ever told its tools.
+        self.listed = False
         self._settings = settings
         self._session: Session | None = None
         self._calls = 0
@@ -99,7 +101,7 @@ class McpServer:
             cursor = page.nextCursor
             if not cursor:
                 break
-        self.tools = listed
+        self.tools, self.listed = listed, True
 
     def _convert(self, tool: types.Tool) -> BaseTool:
         """LangChain's tool for one of MCP's, with this server in the session's place, so that it outlives sessions."""

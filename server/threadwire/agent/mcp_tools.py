@@ -7,7 +7,8 @@ name comes before it. Names are given once and stay.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
@@ -21,6 +22,8 @@ from threadwire.agent.mcp import McpServer
 # What OpenAI takes as a function's name; others take no less.
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _MAX_NAME = 64
+#: Of the names that a tool could get, those that one with so many namesakes has got.
+_LIKELY = 20
 
 
 class McpTools(AgentMiddleware[Any, Any]):
@@ -53,6 +56,22 @@ class McpTools(AgentMiddleware[Any, Any]):
             return _error(request, f"The MCP server {owner[0]!r} no longer has this tool.")
         return await handler(request.override(tool=_named(tool, name)))
 
+    @property
+    def known(self) -> set[str]:
+        """The names there are: those on offer, and the servers' own."""
+        own = (own_name for server in self._servers.values() for own_name in server.tools)
+        return {*self._names, *own}
+
+    @property
+    def all_listed(self) -> bool:
+        """Whether every server has told its tools."""
+        return all(server.listed for server in self._servers.values())
+
+    def names_for(self, own_name: str) -> Iterator[str]:
+        """What a tool that a server calls so may be called on offer, whichever server's it is, come or yet to come."""
+        for server in self._servers:
+            yield from islice(_candidates(server, own_name), _LIKELY)
+
     def _on_offer(self) -> list[BaseTool]:
         return [
             _named(tool, self._name(server.name, own_name))
@@ -62,14 +81,21 @@ class McpTools(AgentMiddleware[Any, Any]):
 
     def _name(self, server: str, own_name: str) -> str:
         owner = (server, own_name)
-        clean = _NOT_IN_A_NAME.sub("_", own_name)
-        prefix = _NOT_IN_A_NAME.sub("_", server)
-        candidates = [clean, f"{prefix}_{clean}", *(f"{prefix}_{clean}_{number}" for number in range(2, 1000))]
-        for candidate in candidates:
-            name = candidate if len(candidate) <= _MAX_NAME else candidate[-_MAX_NAME:]
+        name = ""
+        for name in _candidates(server, own_name):
             if self._names.setdefault(name, owner) == owner:
-                return name
-        return candidates[-1]
+                break
+        return name
+
+
+def _candidates(server: str, own_name: str) -> Iterator[str]:
+    """The names for a tool on offer, the best first: the first that is free is taken."""
+    clean = _NOT_IN_A_NAME.sub("_", own_name)
+    prefix = _NOT_IN_A_NAME.sub("_", server)
+    yield clean[-_MAX_NAME:]
+    yield f"{prefix}_{clean}"[-_MAX_NAME:]
+    for number in range(2, 1000):
+        yield f"{prefix}_{clean}_{number}"[-_MAX_NAME:]
 
 
 def _named(tool: BaseTool, name: str) -> BaseTool:

@@ -104,6 +104,8 @@ _FUNCTIONS: tuple[Callable[..., Coroutine[Any, Any, str]], ...] = (
     list_notes,
     delete_note,
 )
+#: All there are.
+TOOL_NAMES = tuple(function.__name__ for function in _FUNCTIONS)
 
 
 def make_tools(names: Iterable[str]) -> list[BaseTool]:

@@ -21,6 +21,7 @@ from threadwire.protocol import (
     Content,
     Frame,
     HistoryFrame,
+    Interrupt,
     PongFrame,
     ReadyFrame,
     RunFinishedFrame,
@@ -73,6 +74,11 @@ class SyncTurn:
     def message_id(self) -> str | None:
         """The id of the user's message, where the command adds one."""
         return self._turn.message_id
+
+    @property
+    def interrupts(self) -> list[Interrupt]:
+        """What the graph waits for, where the turn ended as ``interrupted``."""
+        return self._turn.interrupts
 
     def __iter__(self) -> Iterator[Frame]:
         return self

@@ -13,6 +13,8 @@ from threadwire.protocol import (
     Content,
     Frame,
     HistoryFrame,
+    Interrupt,
+    InterruptFrame,
     Message,
     MessageFrame,
     MessagesRemovedFrame,
@@ -36,6 +38,7 @@ class Turn:
         run_id: The run's id, a UUID; ours, and known from the start.
         message_id: The id of the user's message; an ``edit`` gets it with its ack. None where the command adds
             none (``respond``, ``regenerate``).
+        interrupts: What the graph waits for, where the turn ended as ``interrupted``: ``Chat.respond`` answers it.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Turn:
     ) -> None:
         self.run_id = run_id
         self.message_id = message_id
+        self.interrupts: list[Interrupt] = []
         self._answer = answer
         self._cancel = cancel
         self._frames = FrameBuffer()
@@ -113,7 +117,9 @@ class Turn:
             return
         self._frames.put(frame)
         self._text.add(frame)
-        if isinstance(frame, RunFinishedFrame):
+        if isinstance(frame, InterruptFrame):
+            self.interrupts = frame.interrupts
+        elif isinstance(frame, RunFinishedFrame):
             self._finished = frame
             self._end(None)
 

@@ -18,7 +18,6 @@ from threadwire.protocol import LOG_FRAMES, Frame, GapFrame, RunFinishedFrame, c
 from threadwire.terminal import commands
 from threadwire.terminal.attachment import LOST, Attachment
 from threadwire.terminal.editor import Editor, Withdrawn, quiet_keys
-from threadwire.terminal.questions import HINT, as_markdown
 from threadwire.terminal.screen import PROMPT, Screen
 from threadwire.terminal.signals import Signals
 from threadwire.terminal.stop import Stop
@@ -164,7 +163,7 @@ class Conversation:
         """What the person says; None where something has to be shown first."""
         question = self._thread.questions.next
         if question is not None:
-            self._screen.question(as_markdown(question.value), HINT)
+            self._screen.question(question.text, question.hint)
         self._screen.space()
         prompt = asyncio.create_task(self._editor.read(PROMPT if question is None else "? "))
         try:
@@ -202,7 +201,12 @@ class Conversation:
             return None
         self._screen.user(commands.unescaped(text))
         if self._thread.questions.next is not None:
-            responses = self._thread.questions.answer(text)
+            try:
+                responses = self._thread.questions.answer(text)
+            except ValueError as wrong:
+                self._screen.warn(str(wrong))
+                self._editor.keep(text)
+                return None
             if responses is None:
                 return None
             turn = self._chat.respond(responses)

@@ -19,6 +19,7 @@ from threadwire.protocol import (
     ToolResultFrame,
 )
 from threadwire.terminal.attachment import RELOADED, Attachment
+from threadwire.terminal.questions import as_line
 from threadwire.terminal.signals import Signals
 from threadwire.terminal.stop import EXIT_INTERRUPTED, Stop
 from threadwire.terminal.texts import brief, call, clean, cut_off, note, text_of
@@ -126,7 +127,7 @@ def _show(frame: Frame, turn: Turn, output: _Output) -> None:
             note(f"{frame.name}: {brief(frame.result)}" + ("" if frame.status == "ok" else " (an error)"))
         case InterruptFrame():
             for question in frame.interrupts:
-                note(f"it waits for an answer, which `threadwire chat --thread ID` can give: {brief(question.value)}")
+                note(f"it waits for an answer, which `threadwire chat --thread ID` can give: {as_line(question.value)}")
         case _:
             pass
 

@@ -36,6 +36,8 @@ class ThreadView:
         self._views: dict[str, TurnView] = {}
         self._running: str | None = None
         self._reloading = False
+        # Tool calls that wait for a person: the run that goes on has their results.
+        self._asking: dict[str, str] = {}
         #: Ids of messages, and of tool calls with their result, that are printed: no history prints them again.
         self._printed: set[str] = set()
 
@@ -122,10 +124,15 @@ class ThreadView:
         if isinstance(frame, RunStartedFrame):
             self._running = run_id
             self.questions.put([])
+            if frame.trigger == "respond":
+                self._view(run_id).resume_tools(self._asking)
+            self._asking = {}
         elif isinstance(frame, InterruptFrame):
             self.questions.put(frame.interrupts)
         self._view(run_id).take(frame)
         if isinstance(frame, RunFinishedFrame):
+            if frame.status == "interrupted":
+                self._asking = self._view(run_id).open_tools
             self.forget(run_id)
 
     def _message(self, frame: MessageFrame) -> None:
@@ -166,3 +173,5 @@ class ThreadView:
                 if message.status == "running":
                     view.resume(message)
             view.resume_tools(unfinished)
+        else:
+            self._asking |= unfinished

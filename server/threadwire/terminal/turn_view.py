@@ -57,7 +57,7 @@ class TurnView:
         #: The text of the messages that are printed.
         self._said: dict[str, str] = {}
         self._thoughts: dict[str, str] = {}
-        #: Tool calls that have no result yet, as they are shown.
+        # By their ids.
         self._tools: dict[str, str] = {}
         self._spinners: dict[str, Spinner] = {}
         self._model: str | None = None
@@ -72,6 +72,11 @@ class TurnView:
     def resume_tools(self, calls: dict[str, str]) -> None:
         """Go on with tool calls that the history has, and their results not."""
         self._tools |= calls
+
+    @property
+    def open_tools(self) -> dict[str, str]:
+        """Tool calls that have no result yet, as they are shown."""
+        return dict(self._tools)
 
     def abandon(self) -> None:
         """Print what there is of texts whose end will not come here: they come again, as a whole."""
