@@ -102,9 +102,14 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
 
 
 @pytest.fixture
-async def provider(session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Provider]:
+async def provider(
+    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> AsyncIterator[Provider]:
     """A provider at 200 tokens/s; graphs of ``graphs.py`` that use ChatOpenAI find it by PROVIDER_URL."""
     provider = await start_provider(session, "--tokens-per-second", "200", "--first-token-ms", "0", "--tokens", "40")
     monkeypatch.setenv("PROVIDER_URL", provider.base_url)
     yield provider
+    if "serve" not in request.fixturenames:
+        # A server closes them when it has ended.
+        await graphs.close_clients()
     await provider.stop()
