@@ -341,6 +341,19 @@ async def test_a_question_of_another_configuration(serve: Serve) -> None:
     assert_whole(await served.history("t"))
 
 
+async def test_a_question_of_a_graph_that_is_gone(serve: Serve) -> None:
+    """Where nothing asks any more, the question is dropped, its calls are closed, and the thread goes on."""
+    first, socket, _ = await asked(serve, *TWO)
+    await socket.ws.close()
+    await first.server.close()
+    served = await serve(agent={"ask_before": []}, database=first.database)
+    socket = await served.attach("t")
+    assert (socket.frames[0]["interrupts"], socket.frames[0]["run"]) == ([], None)
+    assert_whole(await served.history("t"))
+    assert results(await socket.turn("/tool list_notes {}"))["list_notes"] == ("ok", "The notebook is empty.")
+    assert_whole(await served.history("t"))
+
+
 # --- which tools ----------------------------------------------------------------------------------
 
 

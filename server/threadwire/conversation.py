@@ -27,6 +27,8 @@ class Conversation:
         self.exists = False
         #: Pending interrupts as stored: the wire's fields, and the ``run_id`` of the run that asked.
         self.waiting: list[dict[str, Any]] = []
+        #: Whether the state has no such question any more: the graph is another one now, or a crash came in between.
+        self.stale = False
         #: The run in hand once it has told its start, else None.
         self.run: Run | None = None
         self._graph = graph
@@ -46,12 +48,13 @@ class Conversation:
         if not self._loaded:
             self._loaded = True
             self.exists = self.exists or row is not None
-            self.waiting = waiting
+            self.stale = row is not None and bool(row.interrupts) and not waiting
+            self.waiting = row.interrupts if self.stale and row is not None else waiting
             if row is None:
                 self._known = set()
 
     async def _asked(self) -> set[str]:
-        """What the state still asks: a crash may have come between the question's end and its row's."""
+        """What the state still asks."""
         graph = self._graph.for_state(self._storage.reader)
         snapshot = await graph.aget_state({"configurable": {"thread_id": self.thread_id}})
         return {interrupt.id for interrupt in snapshot.interrupts}

@@ -103,6 +103,10 @@ class Thread:
             if written_at := await self._record.load():
                 ago = max(0.0, time.time() - written_at)
                 self._ended.append((time.monotonic() - ago, self.log.last))
+            if self._said.stale:
+                # Its tool calls would stay open for ever.
+                self._said.stale = False
+                await self._question.give_up(removing=False)
             self._loaded = True
 
     # --- readers ---
