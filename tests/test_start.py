@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import pytest
 from conftest import Servers
 from harness import Socket, eventually
 from process import RemoteServed, ServerProcess
+from threadwire.client import TurnFailed, connect
 
 ENDLESS = "/tokens 100000\n/tokens-per-second 100"
 ONE_SECOND = "/tokens 100\n/tokens-per-second 100"
@@ -357,6 +359,63 @@ async def test_kill_9_right_after_the_ack(servers: Servers, session: aiohttp.Cli
         await socket.until("run_finished")
     ids = [m["id"] for m in (await socket.ask("history"))["messages"] if m["role"] == "user"]
     assert ids == ["m0", "q0", "m1", "q1", "m2", "q2"]
+
+
+# --- the Python client, across servers --------------------------------------------------------------------------------
+
+
+async def successor(servers: Servers, server: ServerProcess) -> ServerProcess:
+    """Another server in the place of one that has ended."""
+    again = servers("again")
+    await again.launch("--port", server.url.rsplit(":", 1)[1])
+    await eventually(lambda: "serving" in again.stdout + again.stderr, "the next server serves")
+    again.url = server.url
+    return again
+
+
+async def test_a_conversation_goes_on_over_a_deploy(servers: Servers) -> None:
+    """The client finishes its turn, comes back to the next server by itself, and misses nothing."""
+    server = servers("server")
+    await server.start()
+    async with connect(server.url.replace("http", "ws") + "/ws", thread_id="t1") as chat:
+        turn = chat.send(ONE_SECOND)
+        async for frame in turn:
+            if frame.type == "token":
+                break
+        server.signal(signal.SIGTERM)
+        text = await turn.text()
+        assert (await turn.finished()).status == "completed"
+        assert await server.ended() == 0
+        await successor(servers, server)
+        async with asyncio.timeout(60):
+            assert await chat.send("and on").text()
+            history = await chat.history()
+    assert [message.role for message in history.messages] == ["user", "assistant"] * 2
+    assert history.messages[1].content == text
+
+
+async def test_a_conversation_goes_on_over_a_crash(servers: Servers) -> None:
+    """A kill in the middle of an answer: the client hears that it is lost, with all that is left of it, and goes on."""
+    server = servers("server")
+    await server.start()
+    async with connect(server.url.replace("http", "ws") + "/ws", thread_id="t1") as chat:
+        turn = chat.send(ENDLESS)
+        async for frame in turn:
+            if frame.type == "token":
+                break
+        server.signal(signal.SIGKILL)
+        await server.ended()
+        again = await successor(servers, server)
+        async with asyncio.timeout(60):
+            with pytest.raises(TurnFailed):
+                await turn.text()
+            finished = await turn.finished()
+            assert finished.status == "lost"
+            assert await chat.send("and on").text()
+            history = await chat.history()
+        assert finished.messages == history.messages[: len(finished.messages or ())]
+        again.signal(signal.SIGTERM)
+        assert await again.ended() == 0
 
 
 # --- a disk that fills up -----------------------------------------------------------------------------------------
