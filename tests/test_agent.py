@@ -131,7 +131,7 @@ def test_unknown_tool_is_refused() -> None:
 
 async def test_a_model_without_tools_is_offered_none() -> None:
     """A model that cannot call tools gets an agent that offers none, and it answers."""
-    async with open_agent(FakeListChatModel(responses=["hello"]), Agent(), calls_tools=False) as agent:
+    async with open_agent(FakeListChatModel(responses=["hello"]), Agent(), calls_tools=False, takes=()) as agent:
         state = await agent.graph.ainvoke({"messages": [HumanMessage("hi")]})
     assert [message.text for message in state["messages"]] == ["hi", "hello"]
 
@@ -468,7 +468,7 @@ async def test_the_file_grows_with_the_text(tmp_path: Path) -> None:
     text = "a tide goes out and the river keeps its slow way " * 40
     async with open_storage(f"sqlite:///{database}") as storage:
         model = SimulatedChatModel(tokens_per_second=0, first_token_ms=0)
-        async with open_agent_graph(model, Agent(), calls_tools=True, saver=storage.saver()) as graph:
+        async with open_agent_graph(model, Agent(), calls_tools=True, takes=(), saver=storage.saver()) as graph:
 
             async def size_after(turns: range) -> int:
                 for number in turns:
@@ -492,7 +492,7 @@ async def test_threads_of_the_usual_channel_are_read(tmp_path: Path) -> None:
         usual = create_agent(model, checkpointer=storage.saver())
         await usual.ainvoke({"messages": [HumanMessage("one")]}, config)
         before = (await usual.aget_state(config)).values["messages"]
-        async with open_agent_graph(model, Agent(), calls_tools=True, saver=storage.saver()) as graph:
+        async with open_agent_graph(model, Agent(), calls_tools=True, takes=(), saver=storage.saver()) as graph:
             for text in ("two", "three"):
                 await graph.for_run(storage.saver(), storage.store).ainvoke({"messages": [HumanMessage(text)]}, config)
             after = (await graph.for_state(storage.reader).aget_state(config)).values["messages"]
@@ -559,7 +559,7 @@ async def test_making_whole_before_any_checkpoint(tmp_path: Path) -> None:
     """A turn that was cut off before the graph had stored anything leaves the user's message, also done twice."""
     async with open_storage(f"sqlite:///{tmp_path / 'x.db'}") as storage:
         model = SimulatedChatModel(tokens_per_second=0, first_token_ms=0)
-        async with open_agent_graph(model, Agent(), calls_tools=True, saver=storage.saver()) as graph:
+        async with open_agent_graph(model, Agent(), calls_tools=True, takes=(), saver=storage.saver()) as graph:
             for thread_id, turns_before in (("new", 0), ("old", 2)):
                 config: Any = {"configurable": {"thread_id": thread_id}}
                 for number in range(turns_before):
@@ -609,3 +609,24 @@ async def test_the_system_prompt_is_never_told(serve: Serve) -> None:
     await socket.turn("hello")
     await eventually(lambda: socket.of("run_finished"))
     assert "hush-hush" not in str(socket.frames) + str(await served.history("t1"))
+
+
+async def test_content_a_model_does_not_take(serve: Serve, provider: Provider) -> None:
+    """It is told to the model in words, this turn and every later one; what is stored is what was sent."""
+    served = await serve(model={"name": "openai:simulated", "base_url": provider.base_url, "api_key": "none"})
+    socket = await served.attach("t1")
+    blocks = [
+        {"type": "text", "text": "/tokens 2"},
+        {"type": "text-plain", "mime_type": "text/plain", "text": "the plain text"},
+        {"type": "video", "base64": "AAAA", "mime_type": "video/mp4"},
+        {"type": "image", "base64": "AAAA", "mime_type": "image/png"},
+    ]
+    for content in (blocks, "/tokens 3"):
+        assert (await socket.turn(content))[-1]["status"] == "completed"
+    sent = (await provider.requests())[-1]["messages"]
+    [first] = [m["content"] for m in sent if m["role"] == "user"][:1]
+    assert [part["type"] for part in first] == ["text", "text", "text", "image_url"]
+    assert first[1]["text"] == "the plain text"
+    assert "video" in first[2]["text"]
+    [kept] = [m["content"] for m in await served.history("t1") if m["role"] == "user"][:1]
+    assert [block["type"] for block in kept] == ["text", "text-plain", "video", "image"]

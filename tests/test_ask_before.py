@@ -386,7 +386,7 @@ async def opened(agent: Agent, folder: Path) -> None:
 
     async with (
         open_storage(f"sqlite:///{folder / 'opened.db'}") as storage,
-        open_agent_graph(SimulatedChatModel(), agent, calls_tools=True, saver=storage.saver()) as graph,
+        open_agent_graph(SimulatedChatModel(), agent, calls_tools=True, takes=(), saver=storage.saver()) as graph,
     ):
         assert isinstance(graph, Graph)
 

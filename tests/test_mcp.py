@@ -294,7 +294,7 @@ async def test_through_a_real_provider(serve: Serve, provider: Provider, journal
 async def test_a_model_without_tools_starts_no_server(journal: Journal) -> None:
     """For a model that cannot call tools no server is started."""
     settings = Agent(mcp_servers={"files": journal.stdio()})
-    async with open_agent(FakeListChatModel(responses=["hi"]), settings, calls_tools=False) as agent:
+    async with open_agent(FakeListChatModel(responses=["hi"]), settings, calls_tools=False, takes=()) as agent:
         assert "tools" not in agent.graph.nodes
     assert journal.lines == []
 
@@ -329,7 +329,7 @@ from langchain_core.language_models import FakeListChatModel
 from threadwire.agent import open_agent
 from threadwire.settings import Agent
 async def main(servers):
-    async with open_agent(FakeListChatModel(responses=[]), Agent(mcp_servers=servers), calls_tools=True):
+    async with open_agent(FakeListChatModel(responses=[]), Agent(mcp_servers=servers), calls_tools=True, takes=()):
         print("open")
 asyncio.run(main({}))
 asyncio.run(main({"x": {"command": "y"}}))

@@ -90,7 +90,11 @@ async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None
             model = await stack.enter_async_context(open_model(settings.model))
             app[MODEL] = model.description()
             opening = open_agent_graph(
-                model.chat_model, settings.agent, calls_tools=model.calls_tools, saver=storage.saver()
+                model.chat_model,
+                settings.agent,
+                calls_tools=model.calls_tools,
+                takes=model.takes,
+                saver=storage.saver(),
             )
         else:
             app[MODEL] = {"name": "graph", "why": f"{settings.graph} brings its own"}

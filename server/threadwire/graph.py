@@ -16,7 +16,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator, Collection, Container
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import ModuleType
@@ -106,12 +106,17 @@ async def open_graph(target: str, *, saver: BaseCheckpointSaver[str]) -> AsyncIt
 
 @asynccontextmanager
 async def open_agent_graph(
-    model: BaseChatModel, settings: AgentSettings, *, calls_tools: bool, saver: BaseCheckpointSaver[str]
+    model: BaseChatModel,
+    settings: AgentSettings,
+    *,
+    calls_tools: bool,
+    takes: Collection[str],
+    saver: BaseCheckpointSaver[str],
 ) -> AsyncIterator[Graph]:
     """The built-in agent on ``model``; a model that cannot call tools is offered none."""
     from threadwire.agent import open_agent
 
-    async with open_agent(model, settings, calls_tools=calls_tools) as agent:
+    async with open_agent(model, settings, calls_tools=calls_tools, takes=takes) as agent:
         yield Graph(agent.graph, saver, "agent", asks_before=agent.asks_before)
 
 

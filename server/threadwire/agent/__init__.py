@@ -2,13 +2,13 @@
 
 Its conversation is stored whole and sent as far as it fits. ``tools.py`` and ``notebook.py`` are its own tools,
 ``mcp.py`` keeps MCP servers up and ``mcp_tools.py`` offers theirs, ``approval.py`` has a person asked before some are
-called, ``context.py`` fits a conversation to the model, ``messages.py`` is how it is stored. Knows nothing of threads,
-runs or sockets.
+called, ``context.py`` fits a conversation to the model, ``content.py`` leaves out what the model does not take,
+``messages.py`` is how it is stored. Knows nothing of threads, runs or sockets.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ from langchain_core.tools import BaseTool
 from langgraph.graph.state import CompiledStateGraph
 
 from threadwire.agent.approval import asking
+from threadwire.agent.content import TakeContent
 from threadwire.agent.context import FitContext, context_budget
 from threadwire.agent.messages import ChatState
 from threadwire.agent.tools import make_tools
@@ -72,8 +73,12 @@ class BuiltAgent(NamedTuple):
 
 
 @asynccontextmanager
-async def open_agent(model: BaseChatModel, settings: AgentSettings, *, calls_tools: bool) -> AsyncIterator[BuiltAgent]:
-    """Start the configured MCP servers and build the agent; a model that cannot call tools is offered none.
+async def open_agent(
+    model: BaseChatModel, settings: AgentSettings, *, calls_tools: bool, takes: Collection[str]
+) -> AsyncIterator[BuiltAgent]:
+    """Start the configured MCP servers and build the agent.
+
+    A model that cannot call tools is offered none; of content blocks it gets those it ``takes``.
 
     Raises:
         StartupError: there are MCP servers, and the extra ``mcp`` is not installed; or ``ask_before`` names a tool that
@@ -95,6 +100,7 @@ async def open_agent(model: BaseChatModel, settings: AgentSettings, *, calls_too
             approval = asking(settings.ask_before, mcp)
             middleware.insert(0, approval)
             asks_before = frozenset(approval.interrupt_on)
+        middleware.append(TakeContent(takes))
         if budget := context_budget(model, settings.max_context_tokens):
             middleware.append(FitContext(budget))
         yield BuiltAgent(build_agent(model, settings.system_prompt, tools, middleware), asks_before)

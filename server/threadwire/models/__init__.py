@@ -93,6 +93,8 @@ class Model:
     why: str
     #: Whether it may be offered tools.
     calls_tools: bool = True
+    #: Types of content blocks it takes, beside text: those that LangChain can put into OpenAI's words.
+    takes: frozenset[str] = frozenset({"image", "audio", "file"})
     #: What it stands on and is ours to close, if anything.
     needs: AbstractAsyncContextManager[Any] | None = field(default=None, repr=False)
 
@@ -179,6 +181,7 @@ def _open_local(settings: ModelSettings, name: str, why: str) -> Model:
         f"local:{path.name if is_file else name}",
         why,
         calls_tools=known is None,  # none of the known ones can; of a file it is not known
+        takes=frozenset(),
         needs=server,
     )
 
