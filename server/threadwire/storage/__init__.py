@@ -314,6 +314,15 @@ class Storage(Protocol):
         """Delete the thread, its runs, its log, what it is found by and all its checkpoints; False: there was none."""
         ...
 
+    async def prune_thread(self, thread_id: str, keep: int, *, slack: int = 0) -> int:
+        """Delete the thread's checkpoints but the newest ``keep`` (0: all); returns how many went, subgraphs' included.
+
+        Each that is kept reads as before: what its channels are read from stays as well, though nobody finds it any
+        more, and so do its writes, its subgraphs' checkpoints, and a subgraph's own memory. Does nothing while there
+        are at most ``keep + slack``, which costs next to nothing. For when no run is writing to the thread.
+        """
+        ...
+
     async def check(self) -> None:
         """Raise ``StorageError`` where the database cannot be written to now."""
         ...
