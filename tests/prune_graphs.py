@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, TypedDict
 
 from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.channels import DeltaChannel
-from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
+from contracts.storage import fold_list
 from threadwire.agent.messages import fold_messages
-
-
-def fold_list(state: Sequence[Any], writes: Sequence[Any]) -> list[Any]:
-    """Append; each write is a list."""
-    return [*state, *(item for write in writes for item in write)]
 
 
 class Plain(MessagesState):
@@ -79,5 +74,18 @@ def conversation(state: Any, memory: Any) -> Any:
     return builder
 
 
+class Counted(TypedDict):
+    """One delta channel."""
+
+    notes: Annotated[list[str], DeltaChannel(fold_list, snapshot_frequency=20)]
+
+
+async def _count(state: Counted) -> dict[str, Any]:
+    return {"notes": [str(len(state["notes"]))]}
+
+
 plain = conversation(Plain, PlainMemory)
 delta = conversation(Delta, DeltaMemory)
+#: One run of 400 steps.
+counting = StateGraph(Counted).add_node("count", _count).add_edge(START, "count")
+counting.add_conditional_edges("count", lambda state: "count" if len(state["notes"]) < 400 else END)

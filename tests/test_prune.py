@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
-from langgraph.checkpoint.base import empty_checkpoint
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, StateSnapshot
 
 import prune_graphs
-from contracts.storage import config_of, put
+from conftest import Serve
+from contracts.storage import a_line, a_run, config_of, put
+from harness import Served, Socket
 from threadwire.agent.messages import ChatState
 from threadwire.storage.sqlite import SqliteStorage
+from threadwire.storage.sqlite_prune import BATCH
 
 GRAPHS = {"plain": prune_graphs.plain, "delta": prune_graphs.delta}
 
@@ -48,10 +49,18 @@ def rows(path: Path, statement: str) -> list[tuple[Any, ...]]:
 def picture(snapshot: StateSnapshot) -> Any:
     """All that a state says but the name of its thread, its subgraphs' states included."""
     tasks = [
-        (task.id, task.name, task.interrupts, task.result, picture(task.state) if isinstance(task.state, tuple) else None)
+        (
+            task.id,
+            task.name,
+            task.interrupts,
+            task.result,
+            picture(task.state) if isinstance(task.state, tuple) else None,
+        )
         for task in snapshot.tasks
     ]
-    ids = [config and config["configurable"].get("checkpoint_id") for config in (snapshot.config, snapshot.parent_config)]
+    ids = [
+        config and config["configurable"].get("checkpoint_id") for config in (snapshot.config, snapshot.parent_config)
+    ]
     return snapshot.values, snapshot.next, snapshot.metadata, snapshot.created_at, snapshot.interrupts, tasks, ids
 
 
@@ -93,7 +102,9 @@ class Talk:
         """What comes of a next turn on a checkpoint, of its question's answer where it has one."""
         config = config_of(thread_id, checkpoint_id=checkpoint_id)
         asked = (await self.graph.aget_state(config)).interrupts
-        given = Command(resume={found.id: "so" for found in asked}) if asked else {"messages": [HumanMessage("ask on")]}
+        given: Any = (
+            Command(resume={found.id: "so" for found in asked}) if asked else {"messages": [HumanMessage("ask on")]}
+        )
         values = await self.graph.ainvoke(given, config)
         state = await self.graph.aget_state(config_of(thread_id))
         return [message.text for message in values["messages"]], values.get("notes"), values.get("word"), state.next
@@ -114,10 +125,10 @@ class Talk:
         await self.storage.delete_thread("before")
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", GRAPHS)
 async def test_kept_checkpoints_read_as_before(storage: SqliteStorage, name: str, seed: int) -> None:
-    """Whatever was said, forked, asked, answered and written: what is kept reads, and goes on, as if nothing had gone."""
+    """Whatever was said, forked, asked, answered and written: what is kept reads, and goes on, as before."""
     chance = random.Random(seed)
     await storage.create_thread("t1", {}, 1.0)
     talk = Talk(storage, GRAPHS[name], chance)
@@ -125,3 +136,207 @@ async def test_kept_checkpoints_read_as_before(storage: SqliteStorage, name: str
         for _ in range(chance.randint(2, 6)):
             await talk.act()
         await talk.prune(chance.choice([1, 2, 3, 7, 15]))
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("seed", range(100, 160))
+@pytest.mark.parametrize("name", GRAPHS)
+async def test_kept_checkpoints_read_as_before_at_length(storage: SqliteStorage, name: str, seed: int) -> None:
+    """The same, in many more conversations."""
+    await test_kept_checkpoints_read_as_before(storage, name, seed)
+
+
+# --- in the file ----------------------------------------------------------------------------------------------
+
+
+async def test_unwritten_channel_pins_nothing(storage: SqliteStorage) -> None:
+    """A delta channel that nobody has ever written, of which nothing was ever stored, keeps nothing either."""
+    graph: Any = prune_graphs.delta.compile(checkpointer=storage.saver())
+    for _ in range(12):
+        await graph.ainvoke({"messages": [HumanMessage("note")]}, config_of("t1"))
+    await storage.prune_thread("t1", 3)
+    # The kept ones, and back to the last that have the messages, and the notes, whole.
+    assert await count(storage, "checkpoint_ns = ''") < 3 + 5 * 3 + 2
+
+
+async def count(storage: SqliteStorage, where: str) -> int:
+    """How many checkpoints there are, hidden ones too."""
+    [(found,)] = await storage._read(f"SELECT count(*) FROM checkpoints WHERE {where}")
+    return int(found)
+
+
+async def test_large_prune_in_parts(storage: SqliteStorage) -> None:
+    """A large pruning that is cut short leaves nothing that does not read as before, and is done by the next."""
+    graph: Any = prune_graphs.counting.compile(checkpointer=storage.saver())
+    await graph.ainvoke({"notes": []}, {**config_of("t1"), "recursion_limit": 1000})
+    ids = [one.checkpoint["id"] async for one in storage.reader.alist(config_of("t1"))]
+    assert len(ids) > 5 * BATCH
+    before = {one: (await graph.aget_state(config_of("t1", checkpoint_id=one))).values for one in ids}
+    pruning = asyncio.create_task(storage.prune_thread("t1", 5))
+    while await count(storage, "thread_id = 't1'") == len(ids):
+        await put(storage.saver(), "t2")
+    pruning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pruning
+    left = [one.checkpoint["id"] async for one in storage.reader.alist(config_of("t1"))]
+    assert 5 < len(left) < len(ids)
+    for one in left:
+        assert (await graph.aget_state(config_of("t1", checkpoint_id=one))).values == before[one]
+    await storage.prune_thread("t1", 5)
+    assert [one.checkpoint["id"] async for one in storage.reader.alist(config_of("t1"))] == ids[:5]
+
+
+async def test_no_prune_under_a_run(storage: SqliteStorage) -> None:
+    """Where the thread got a checkpoint after it was looked at, nothing is deleted: a run may need it."""
+    ids = await a_line(storage.saver(), 9)
+    plan = await storage._plan("t1", 2)
+    await a_line(storage.saver(), 1)
+    assert await storage._carry_out("t1", plan, plan.deleted) is False
+    assert await count(storage, "thread_id = 't1'") == len(ids) + 1
+
+
+async def test_delete_reaches_every_table(storage: SqliteStorage, tmp_path: Path) -> None:
+    """Of a deleted thread no table of the file has a row, subgraphs' and hidden checkpoints included."""
+    path = tmp_path / "threads.db"
+    graph: Any = prune_graphs.delta.compile(checkpointer=storage.saver())
+    for name in ("gone", "stays"):
+        await storage.accept_run(a_run(f"r-{name}", name))
+        for _ in range(5):
+            await graph.ainvoke({"messages": [HumanMessage("note")]}, config_of(name))
+        await graph.ainvoke({"messages": [HumanMessage("ask")]}, config_of(name))
+        await storage.prune_thread(name, 3)
+
+    def naming(name: str) -> dict[str, int]:
+        tables = [table for (table,) in rows(path, "SELECT name FROM sqlite_master WHERE type = 'table'")]
+        found = {table: sum(name in str(row) for row in rows(path, f'SELECT * FROM "{table}"')) for table in tables}
+        return {table: number for table, number in found.items() if number}
+
+    of_threads = [
+        table
+        for (table,) in rows(
+            path,
+            "SELECT m.name FROM sqlite_master m, pragma_table_info(m.name) c"
+            " WHERE m.type = 'table' AND c.name = 'thread_id'",
+        )
+    ]
+    assert set(naming("gone")) == set(of_threads), "each table of threads has something to be deleted"
+    others = naming("stays")
+    await storage.delete_thread("gone")
+    assert naming("gone") == {}
+    assert naming("stays") == others
+
+
+async def _answer(state: Any) -> dict[str, Any]:
+    return {"messages": [AIMessage(f"{state['messages'][-1].text} it is")]}
+
+
+async def test_delta_thread_grows_with_its_text(storage: SqliteStorage, tmp_path: Path) -> None:
+    """A long thread of the agent's delta channel takes its text a few times, however long it is, before and after."""
+    builder: Any = StateGraph(ChatState).add_node("answer", _answer).add_edge(START, "answer")
+    graph = builder.compile(checkpointer=storage.saver())
+    told = 0
+    for turns in range(1, 241):
+        await graph.ainvoke({"messages": [HumanMessage(SENT)]}, config_of("t1"))
+        told += 2 * len(SENT) + len(" it is")
+        await storage.prune_thread("t1", 10, slack=2)
+        if turns % 60 == 0:
+            path = tmp_path / "threads.db"
+            # A message as stored has some 300 bytes beside its text.
+            assert content(path) + content(path, "writes") < 4 * (told + turns * 600)
+            assert await count(storage, "thread_id = 't1'") < 12 + 50 * 3 + 3
+    assert len((await graph.aget_state(config_of("t1"))).values["messages"]) == 480
+
+
+async def test_plain_seed_outlives_the_upgrade(storage: SqliteStorage, tmp_path: Path) -> None:
+    """What plain MessagesState wrote last stays while the delta channel is read from it, and goes after."""
+    for state, turns in ((MessagesState, 4), (ChatState, 80)):
+        builder: Any = StateGraph(state).add_node("answer", _answer).add_edge(START, "answer")
+        graph = builder.compile(checkpointer=storage.saver())
+        for number in range(turns):
+            given = {"messages": [HumanMessage(f"{state.__name__} {number}")]}
+            values = await graph.ainvoke(given, config_of("t1"))
+            await storage.prune_thread("t1", 1)
+            assert (await graph.aget_state(config_of("t1"))).values == values
+    assert [message.text for message in values["messages"]][::2] == [
+        *(f"MessagesState {number}" for number in range(4)),
+        *(f"ChatState {number}" for number in range(80)),
+    ]
+    holding = "SELECT count(*) FROM checkpoints WHERE instr(checkpoint, CAST('MessagesState 3' AS BLOB))"
+    assert rows(tmp_path / "threads.db", holding) == [(1,)], "a snapshot of the delta channel, and no plain one"
+
+
+SENT = "word " * 40
+
+
+def content(path: Path, table: str = "checkpoints") -> int:
+    """Bytes of a table's blobs."""
+    column = {"checkpoints": "checkpoint", "writes": "value"}[table]
+    return int(rows(path, f"SELECT coalesce(sum(length({column})), 0) FROM {table}")[0][0])
+
+
+# --- on a server ----------------------------------------------------------------------------------------------
+
+
+async def grown(socket: Socket, database: Path, turns: int) -> int:
+    """Bytes of checkpoints and writes after so many more turns."""
+    for _ in range(turns):
+        await socket.turn(SENT)
+    return content(database) + content(database, "writes")
+
+
+async def test_plain_thread_is_bounded(serve: Serve) -> None:
+    """A plain thread takes its text as often as checkpoints are kept, and a quarter and a turn more."""
+    keep, turns = 8, 30
+    served = await serve("graphs:echo", storage={"keep_checkpoints": keep})
+    size = await grown(await served.attach("t1"), served.database, turns)
+    [(text,)] = rows(served.database, "SELECT max(length(checkpoint)) FROM checkpoints")
+    assert size < (keep * 1.25 + 3 + 1) * text
+    assert rows(served.database, "SELECT count(*) FROM checkpoints")[0][0] <= keep * 1.25 + 3
+    states = await states_of(served)
+    assert keep <= len(states) <= keep * 1.25 + 3
+    assert len(states[0]["values"]["messages"]) == 2 * turns
+
+
+async def states_of(served: Served) -> list[Any]:
+    """What ``/threads/t1/history`` gives."""
+    async with served.session.get(f"{served.url}/threads/t1/history?limit=1000") as response:
+        found: list[Any] = await response.json()
+        return found
+
+
+async def test_everything_is_kept_by_wish(serve: Serve) -> None:
+    """``keep_checkpoints: 0`` keeps every checkpoint."""
+    served = await serve("graphs:echo", storage={"keep_checkpoints": 0})
+    await grown(await served.attach("t1"), served.database, 20)
+    assert len(await states_of(served)) == 60
+
+
+async def test_question_outlives_pruning(serve: Serve) -> None:
+    """A thread that waits for a person still does when all but its newest checkpoint is gone, and takes the answer."""
+    served = await serve("prune_graphs:delta", storage={"keep_checkpoints": 1})
+    socket = await served.attach("t1")
+    for word in ("note", "word", "ask"):
+        await socket.turn(word)
+    [asked] = socket.of("interrupt")[-1]["interrupts"]
+    assert len(await states_of(served)) == 1
+    await socket.ask("respond", responses={asked["id"]: "so"})
+    await socket.until("run_finished", status="completed")
+    assert (await served.history("t1"))[-1]["content"] == "ask after 2 and so"
+
+
+async def test_plain_thread_becomes_delta(serve: Serve, tmp_path: Path) -> None:
+    """A thread that plain MessagesState has written goes on in the agent's delta channel, all of it, pruned to one."""
+    database = tmp_path / "upgraded.db"
+    plain = await serve("graphs:echo", database=database)
+    socket = await plain.attach("t1")
+    for number in range(3):
+        await socket.turn(f"plain {number}")
+    await socket.ws.close()
+    await plain.server.close()
+    agent = await serve(database=database, storage={"keep_checkpoints": 1})
+    socket = await agent.attach("t1")
+    for number in range(4):
+        await socket.turn(f"delta {number}")
+    told = [message["content"] for message in await agent.history("t1") if message["role"] == "user"]
+    assert told == [f"plain {number}" for number in range(3)] + [f"delta {number}" for number in range(4)]
+    assert len(await states_of(agent)) == 1

@@ -118,6 +118,7 @@ def _thread_parts(settings: Settings, storage: Storage, graph: Graph, journal: J
                 recursion_limit=runs.recursion_limit or _NO_LIMIT,
                 durability=settings.storage.durability,
             ),
+            keep_checkpoints=settings.storage.keep_checkpoints,
         ),
         journal=journal,
         multitask_strategy=runs.multitask_strategy,

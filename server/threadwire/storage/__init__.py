@@ -335,9 +335,14 @@ def open_storage(url: str) -> AbstractAsyncContextManager[Storage]:
         ConfigError: the URL names no storage there is.
         StartupError: it is in use by another server, not writable, or not a database.
     """
+    return _open_sqlite(sqlite_path(url))
+
+
+def sqlite_path(url: str) -> str:
+    """The file a URL names: ``sqlite:///relative.db`` or ``sqlite:////absolute.db``. Raises ``ConfigError``."""
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and rest.startswith("/") and len(rest) > 1:
-        return _open_sqlite(rest[1:])
+        return rest[1:]
     expected = "sqlite:///file.db (relative to the current directory) or sqlite:////path/to/file.db"
     raise ConfigError(f"storage.url: expected {expected}, got {url!r}")
 

@@ -1,9 +1,10 @@
 """Old checkpoints of a thread deleted, without taking from a kept one what it is read from.
 
-Kept of the root are the newest so many, and of each subgraph what was written since the oldest of these, and the newest
-before that where the subgraph has a memory of its own. A checkpoint of a graph with a ``DeltaChannel`` has that channel's
-value in the writes of its ancestors, back to one that holds it whole; ancestors that are needed so stay, hidden: by
-themselves they may be incomplete, and nobody may go on from them (``PRUNED``; ``sqlite_writer.Saver`` passes over them).
+Kept of the root are the newest so many; of each subgraph what was written since the oldest of these, and the newest
+before that where the subgraph has a memory of its own. A checkpoint of a graph with a ``DeltaChannel`` has that
+channel's value in the writes of its ancestors, back to one that holds it whole. Ancestors that are needed so stay,
+hidden (``PRUNED``; ``sqlite_writer.Saver`` passes over them): by themselves they may be incomplete, and nobody may
+go on from them.
 
 What is looked at: the ids of all the thread's checkpoints, which are in the index; the metadata of two, which says
 whether there are such channels; and only where there are, the ancestors' own blobs, in which no value is made.
@@ -29,10 +30,8 @@ BATCH = 64
 #: Reads a checkpoint's names and opens none of its values: they are what takes the time, and may be anything.
 _NAMES = JsonPlusSerializer(allowed_msgpack_modules=None, __unpack_ext_hook__=lambda _code, _data: None)
 
-_OVER = (
-    "SELECT metadata FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ''"
-    " ORDER BY checkpoint_id DESC LIMIT 1 OFFSET ?"
-)
+_ROOT = "SELECT metadata FROM checkpoints WHERE thread_id = ?1 AND checkpoint_ns = '' ORDER BY checkpoint_id"
+_OVER = f"SELECT * FROM ({_ROOT} DESC LIMIT 1 OFFSET ?2) UNION ALL SELECT * FROM ({_ROOT} LIMIT 1)"  # noqa: S608
 _ROWS = (
     "SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id FROM checkpoints WHERE thread_id = ?"
     " ORDER BY checkpoint_ns, checkpoint_id DESC"
@@ -86,16 +85,17 @@ class SqlitePruning(SqliteThreads):
         return gone
 
     async def _is_over(self, thread_id: str, count: int) -> bool:
+        """Whether more than so many are to be seen; where a pruning was cut off, the oldest is, behind hidden ones."""
         found = await self._read(_OVER, thread_id, count)
-        return bool(found) and PRUNED not in _loaded(found[0][0])
+        return len(found) > 1 and any(PRUNED not in _loaded(metadata) for (metadata,) in found)
 
     async def _plan(self, thread_id: str, keep: int) -> _Plan:
         parents: dict[str, dict[str, str | None]] = {}
         for namespace, checkpoint_id, parent_id in await self._read(_ROWS, thread_id):
             parents.setdefault(namespace, {})[checkpoint_id] = parent_id
-        root = list(parents[""])[:keep]
-        plan = _Plan(root[0], [], [])
-        for namespace, rows in parents.items():
+        root = list(parents.get("", ()))[:keep]
+        plan = _Plan(root[0] if root else "", [], [])
+        for namespace, rows in parents.items() if root else ():
             kept = set(root) if not namespace else await self._kept_of_subgraph(thread_id, namespace, list(rows), root)
             needed = await self._needed(thread_id, namespace, rows, kept)
             plan.deleted += [(namespace, one) for one in rows if one not in kept and one not in needed]
@@ -138,7 +138,9 @@ class SqlitePruning(SqliteThreads):
         if not edge or newest is None:
             return {}
         found = await self._read(_METADATA, thread_id, namespace, _list([newest, *edge]))
-        channels = {name for _, metadata in found for name in _loaded(metadata).get("counters_since_delta_snapshot", ())}
+        channels = {
+            name for _, metadata in found for name in _loaded(metadata).get("counters_since_delta_snapshot", ())
+        }
         needed: dict[str, dict[str, Any]] = {}
         for start in edge if channels else []:
             needed |= await self._read_from(thread_id, namespace, _line(start, parents, kept), channels)
@@ -153,6 +155,8 @@ class SqlitePruning(SqliteThreads):
         for batch in [line[:1], *_batches(line[1:])]:
             contents = await self._contents(thread_id, namespace, batch)
             for one in batch:
+                if one not in contents:  # the thread is being deleted
+                    return needed
                 needed[one] = contents[one].metadata
                 channels = contents[one].lacks(channels)
                 if not channels:
