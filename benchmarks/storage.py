@@ -8,7 +8,8 @@ The same conversation (100 characters sent, 560 answered, by a node that calls n
 - ``pruned``: the same graph on threadwire's storage, pruned after each turn as the server does it;
 - ``agent``: the delta channel of threadwire's built-in agent, on threadwire's storage, pruned as well.
 
-CPU is the process's own, SQLite's threads included, and the median of the ten turns up to the one that is named.
+CPU is the process's own, SQLite's threads included, and the mean of up to 50 turns before and with the one that is named:
+not every turn prunes, and one in 50 stores a delta channel whole.
 ``file`` is the database with its write-ahead log folded in, after that turn; ``growth`` its mean over the last hundred
 turns. Each turn is durable when it ends (``durability="sync"``). Figures of one machine at one time: compare ratios of
 one run, not absolute values of two. The plain saver's file of 1,000 turns has over a gigabyte.
@@ -38,8 +39,8 @@ from threadwire.storage import open_storage
 
 THREAD: Any = {"configurable": {"thread_id": "bench"}}
 SENT, SAID = "question " * 11, "an answer of some length. " * 21 + "So it is, then."
-#: Turns that a figure of CPU is the median of, and that one of growth is the mean of.
-WINDOW, STRETCH = 10, 100
+#: Turns that a figure of CPU, and one of growth, is the mean of.
+WINDOW, STRETCH = 50, 100
 
 Turn = Callable[[], Awaitable[None]]
 
@@ -102,7 +103,7 @@ async def measure(name: str, path: str, turns: int, keep: int) -> None:
             if number in named:
                 since = max(at for at in sizes if at <= max(0, number - STRETCH))
                 growth = (sizes[number] - sizes[since]) / (number - since)
-                spent = statistics.median(cpu[-WINDOW:])
+                spent = statistics.mean(cpu[-WINDOW:])
                 print(
                     f"| {name} | {number} | {spent:.1f} ms | {sizes[number] / 1e6:.2f} MB | {growth / 1e3:.1f} kB |",
                     flush=True,

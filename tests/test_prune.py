@@ -180,6 +180,7 @@ async def test_large_prune_in_parts(storage: SqliteStorage) -> None:
         await pruning
     left = [one.checkpoint["id"] async for one in storage.reader.alist(config_of("t1"))]
     assert 5 < len(left) < len(ids)
+    assert [one.checkpoint["id"] async for one in storage.reader.alist(config_of("t1"), limit=20)] == left[:20]
     for one in left:
         assert (await graph.aget_state(config_of("t1", checkpoint_id=one))).values == before[one]
     await storage.prune_thread("t1", 5)
