@@ -8,8 +8,8 @@ The same conversation (100 characters sent, 560 answered, by a node that calls n
 - ``pruned``: the same graph on threadwire's storage, pruned after each turn as the server does it;
 - ``agent``: the delta channel of threadwire's built-in agent, on threadwire's storage, pruned as well.
 
-CPU is the process's own, SQLite's threads included, and the mean of up to 50 turns before and with the one that is named:
-not every turn prunes, and one in 50 stores a delta channel whole.
+CPU is the process's own, SQLite's threads included, and the mean of the last 50 turns up to the one that is named: not
+every turn prunes, and one in 50 stores a delta channel whole.
 ``file`` is the database with its write-ahead log folded in, after that turn; ``growth`` its mean over the last hundred
 turns. Each turn is durable when it ends (``durability="sync"``). Figures of one machine at one time: compare ratios of
 one run, not absolute values of two. The plain saver's file of 1,000 turns has over a gigabyte.
