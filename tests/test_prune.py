@@ -236,7 +236,7 @@ async def test_delta_thread_grows_with_its_text(storage: SqliteStorage, tmp_path
     builder: Any = StateGraph(ChatState).add_node("answer", _answer).add_edge(START, "answer")
     graph = builder.compile(checkpointer=storage.saver())
     told = 0
-    for turns in range(1, 241):
+    for turns in range(1, 181):
         await graph.ainvoke({"messages": [HumanMessage(SENT)]}, config_of("t1"))
         told += 2 * len(SENT) + len(" it is")
         await storage.prune_thread("t1", 10, slack=2)
@@ -245,7 +245,7 @@ async def test_delta_thread_grows_with_its_text(storage: SqliteStorage, tmp_path
             # A message as stored has some 300 bytes beside its text.
             assert content(path) + content(path, "writes") < 4 * (told + turns * 600)
             assert await count(storage, "thread_id = 't1'") < 12 + 50 * 3 + 3
-    assert len((await graph.aget_state(config_of("t1"))).values["messages"]) == 480
+    assert len((await graph.aget_state(config_of("t1"))).values["messages"]) == 360
 
 
 async def test_plain_seed_outlives_the_upgrade(storage: SqliteStorage, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
     DeltaChannelHistory,
+    get_checkpoint_id,
 )
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
@@ -202,10 +203,11 @@ class Saver(AsyncSqliteSaver):
         await settle(guarded(self._fence, super().adelete_thread, thread_id))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """The named checkpoint, or the thread's newest; None where it was pruned."""
+        """The named checkpoint, None where it was pruned; or the thread's newest."""
         with storage_errors():
             found = await super().aget_tuple(config)
-        return None if found is None or PRUNED in found.metadata else found
+        pruned = found is not None and PRUNED in found.metadata and get_checkpoint_id(config)
+        return None if pruned else found
 
     async def alist(
         self,
