@@ -16,8 +16,8 @@ from langgraph.types import Command, StateSnapshot
 
 import prune_graphs
 from conftest import Serve
-from contracts.storage import a_line, a_run, config_of, put
-from harness import Served, Socket
+from contracts.storage import a_line, config_of, put
+from harness import Served, Socket, eventually
 from threadwire.agent.messages import ChatState
 from threadwire.storage.sqlite import SqliteStorage
 from threadwire.storage.sqlite_prune import BATCH
@@ -196,37 +196,6 @@ async def test_no_prune_under_a_run(storage: SqliteStorage) -> None:
     assert await count(storage, "thread_id = 't1'") == len(ids) + 1
 
 
-async def test_delete_reaches_every_table(storage: SqliteStorage, tmp_path: Path) -> None:
-    """Of a deleted thread no table of the file has a row, subgraphs' and hidden checkpoints included."""
-    path = tmp_path / "threads.db"
-    graph: Any = prune_graphs.delta.compile(checkpointer=storage.saver())
-    for name in ("gone", "stays"):
-        await storage.accept_run(a_run(f"r-{name}", name))
-        for _ in range(5):
-            await graph.ainvoke({"messages": [HumanMessage("note")]}, config_of(name))
-        await graph.ainvoke({"messages": [HumanMessage("ask")]}, config_of(name))
-        await storage.prune_thread(name, 3)
-
-    def naming(name: str) -> dict[str, int]:
-        tables = [table for (table,) in rows(path, "SELECT name FROM sqlite_master WHERE type = 'table'")]
-        found = {table: sum(name in str(row) for row in rows(path, f'SELECT * FROM "{table}"')) for table in tables}
-        return {table: number for table, number in found.items() if number}
-
-    of_threads = [
-        table
-        for (table,) in rows(
-            path,
-            "SELECT m.name FROM sqlite_master m, pragma_table_info(m.name) c"
-            " WHERE m.type = 'table' AND c.name = 'thread_id'",
-        )
-    ]
-    assert set(naming("gone")) == set(of_threads), "each table of threads has something to be deleted"
-    others = naming("stays")
-    await storage.delete_thread("gone")
-    assert naming("gone") == {}
-    assert naming("stays") == others
-
-
 async def _answer(state: Any) -> dict[str, Any]:
     return {"messages": [AIMessage(f"{state['messages'][-1].text} it is")]}
 
@@ -278,24 +247,34 @@ def content(path: Path, table: str = "checkpoints") -> int:
 # --- on a server ----------------------------------------------------------------------------------------------
 
 
-async def grown(socket: Socket, database: Path, turns: int) -> int:
-    """Bytes of checkpoints and writes after so many more turns."""
+async def grow(socket: Socket, turns: int) -> None:
+    """Take so many turns."""
     for _ in range(turns):
         await socket.turn(SENT)
-    return content(database) + content(database, "writes")
 
 
 async def test_plain_thread_is_bounded(serve: Serve) -> None:
     """A plain thread takes its text as often as checkpoints are kept, and a quarter and a turn more."""
     keep, turns = 8, 30
     served = await serve("graphs:echo", storage={"keep_checkpoints": keep})
-    size = await grown(await served.attach("t1"), served.database, turns)
+    await grow(await served.attach("t1"), turns)
+    states = await pruned_to(served, int(keep * 1.25))
+    size = content(served.database) + content(served.database, "writes")
     [(text,)] = rows(served.database, "SELECT max(length(checkpoint)) FROM checkpoints")
-    assert size < (keep * 1.25 + 3 + 1) * text
-    assert rows(served.database, "SELECT count(*) FROM checkpoints")[0][0] <= keep * 1.25 + 3
-    states = await states_of(served)
-    assert keep <= len(states) <= keep * 1.25 + 3
+    assert size < (keep * 1.25 + 1) * text
+    assert keep <= len(states) == rows(served.database, "SELECT count(*) FROM checkpoints")[0][0]
     assert len(states[0]["values"]["messages"]) == 2 * turns
+
+
+async def pruned_to(served: Served, most: int) -> list[Any]:
+    """The states that are left of the thread, once they are that few: pruning follows the end of a turn."""
+
+    async def few() -> list[Any] | None:
+        states = await states_of(served)
+        return states if len(states) <= most else None
+
+    found: list[Any] = await eventually(few, f"{most} checkpoints are left")
+    return found
 
 
 async def states_of(served: Served) -> list[Any]:
@@ -308,7 +287,7 @@ async def states_of(served: Served) -> list[Any]:
 async def test_everything_is_kept_by_wish(serve: Serve) -> None:
     """``keep_checkpoints: 0`` keeps every checkpoint."""
     served = await serve("graphs:echo", storage={"keep_checkpoints": 0})
-    await grown(await served.attach("t1"), served.database, 20)
+    await grow(await served.attach("t1"), 20)
     assert len(await states_of(served)) == 60
 
 
@@ -319,7 +298,7 @@ async def test_question_outlives_pruning(serve: Serve) -> None:
     for word in ("note", "word", "ask"):
         await socket.turn(word)
     [asked] = socket.of("interrupt")[-1]["interrupts"]
-    assert len(await states_of(served)) == 1
+    await pruned_to(served, 1)
     await socket.ask("respond", responses={asked["id"]: "so"})
     await socket.until("run_finished", status="completed")
     assert (await served.history("t1"))[-1]["content"] == "ask after 2 and so"
@@ -340,4 +319,34 @@ async def test_plain_thread_becomes_delta(serve: Serve, tmp_path: Path) -> None:
         await socket.turn(f"delta {number}")
     told = [message["content"] for message in await agent.history("t1") if message["role"] == "user"]
     assert told == [f"plain {number}" for number in range(3)] + [f"delta {number}" for number in range(4)]
-    assert len(await states_of(agent)) == 1
+    await pruned_to(agent, 1)
+    assert len(await agent.history("t1")) == 14
+
+
+async def test_delete_reaches_every_table(serve: Serve) -> None:
+    """Of a deleted thread no table of the file has a row, subgraphs' and hidden checkpoints included; others stay."""
+    served = await serve("prune_graphs:delta", storage={"keep_checkpoints": 3})
+    for name in ("gone", "stays"):
+        socket = await served.attach(name)
+        for word in ("note", "word", "note", "ask"):
+            await socket.turn(f"{word} that {name}")
+
+    def naming(name: str) -> dict[str, int]:
+        tables = [table for (table,) in rows(served.database, "SELECT name FROM sqlite_master WHERE type = 'table'")]
+        found = {
+            table: sum(name in str(row) for row in rows(served.database, f'SELECT * FROM "{table}"'))
+            for table in tables
+        }
+        return {table: number for table, number in found.items() if number}
+
+    of_threads = rows(
+        served.database,
+        "SELECT m.name FROM sqlite_master m, pragma_table_info(m.name) c"
+        " WHERE m.type = 'table' AND c.name = 'thread_id'",
+    )
+    assert {(table,) for table in naming("gone")} == set(of_threads), "each table of threads has something to delete"
+    others = naming("stays")
+    async with served.session.delete(f"{served.url}/threads/gone") as response:
+        assert response.status == 204
+    assert naming("gone") == {}
+    assert naming("stays") == others

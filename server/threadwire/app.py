@@ -118,7 +118,6 @@ def _thread_parts(settings: Settings, storage: Storage, graph: Graph, journal: J
                 recursion_limit=runs.recursion_limit or _NO_LIMIT,
                 durability=settings.storage.durability,
             ),
-            keep_checkpoints=settings.storage.keep_checkpoints,
         ),
         journal=journal,
         multitask_strategy=runs.multitask_strategy,
@@ -126,6 +125,7 @@ def _thread_parts(settings: Settings, storage: Storage, graph: Graph, journal: J
         disconnect_grace_seconds=runs.disconnect_grace_seconds,
         max_log_bytes=settings.log.max_bytes_per_thread,
         history_page=settings.limits.history_page or _NO_LIMIT,
+        keep_checkpoints=settings.storage.keep_checkpoints,
     )
 
 

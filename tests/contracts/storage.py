@@ -504,7 +504,7 @@ class StorageContract:
     async def test_prune(self, storage: Storage) -> None:
         """The newest are kept with what was written to them, the others go; other threads, runs and rows stay."""
         saver = storage.saver()
-        await storage.accept_run(a_run())
+        await accept(storage, a_run())
         ids = await a_line(saver, 10)
         await a_line(saver, 10, thread_id="t2")
         assert await storage.prune_thread("t1", 3) == 7

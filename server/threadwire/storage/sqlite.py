@@ -21,7 +21,7 @@ from langgraph.store.base import BaseStore
 
 from threadwire.errors import ConfigError, InvalidArgument
 from threadwire.storage import SEARCHED_CHARACTERS, Fence, LogRow, RunRow, sqlite_file
-from threadwire.storage.sqlite_journal import SqliteJournal
+from threadwire.storage.sqlite_journal import RENEW, SqliteJournal
 from threadwire.storage.sqlite_prune import SqlitePruning
 from threadwire.storage.sqlite_threads import add_functions
 from threadwire.storage.sqlite_writer import FencedStore, Saver, SharedStore, settle
@@ -146,6 +146,8 @@ class SqliteStorage(SqliteJournal, SqlitePruning):
             await add_functions(searcher)
             storage = cls(writer, reader, searcher)
             await sqlite_file.migrate(writer, MIGRATIONS)
+            if await sqlite_file.pragma(writer, "application_id") == sqlite_file.COPIED:
+                await writer.executescript(RENEW)
             await storage._saver.setup()
             await storage._store.setup()
             await writer.commit()  # the store's setup, made for another isolation level, leaves that to us
