@@ -350,3 +350,21 @@ async def test_delete_reaches_every_table(serve: Serve) -> None:
         assert response.status == 204
     assert naming("gone") == {}
     assert naming("stays") == others
+
+
+async def test_edit_beyond_what_is_kept(serve: Serve) -> None:
+    """What is there only to be read from is no place to go on from: the message is edited by what the newest has."""
+    served = await serve("prune_graphs:delta", storage={"keep_checkpoints": 1})
+    socket = await served.attach("t1")
+    for number in range(2):
+        await socket.turn(f"note {number}", message_id=f"m{number}")
+    await pruned_to(served, 1)
+    of_base = "FROM turns, checkpoints USING (thread_id) WHERE base = checkpoint_id AND message_id = 'm1'"
+    assert rows(served.database, f"SELECT count(*) {of_base}") == [(1,)], (
+        "the one before the last turn is there, though not to be seen"
+    )
+    ack = await socket.ask("edit", message_id="m1", content="instead")
+    assert ack["from"] == "messages"
+    await socket.until("run_finished", run_id=ack["run_id"], status="completed")
+    told = [message["content"] for message in await served.history("t1") if message["role"] == "user"]
+    assert told == ["note 0", "instead"]
