@@ -360,9 +360,7 @@ async def test_edit_beyond_what_is_kept(serve: Serve) -> None:
         await socket.turn(f"note {number}", message_id=f"m{number}")
     await pruned_to(served, 1)
     of_base = "FROM turns, checkpoints USING (thread_id) WHERE base = checkpoint_id AND message_id = 'm1'"
-    assert rows(served.database, f"SELECT count(*) {of_base}") == [(1,)], (
-        "the one before the last turn is there, though not to be seen"
-    )
+    assert rows(served.database, f"SELECT count(*) {of_base}") == [(1,)], "it is there, to be read from"
     ack = await socket.ask("edit", message_id="m1", content="instead")
     assert ack["from"] == "messages"
     await socket.until("run_finished", run_id=ack["run_id"], status="completed")
