@@ -362,7 +362,8 @@ class Thread:
 
     async def _prune(self) -> None:
         """Let old checkpoints go, now and then; as a command, so that no turn is taken in that goes on from them."""
-        if self._turns.current is not None or self.draining:
+        if self._turns.current is not None or self.draining or self._record.dirty:
+            # A run whose end is not on disk is looked into from where it began, after a crash.
             return
         keep = self._parts.keep_checkpoints
         try:
