@@ -146,7 +146,7 @@ TABLE: dict[str, set[str]] = {
         "turn",
         "upgrade",
     },
-    "cli": {"app", "config", "errors", "models", "simulate", "terminal", "threadwire"},
+    "cli": {"app", "config", "errors", "models", "simulate", "storage", "terminal", "threadwire"},
     "__main__": {"cli"},
 }
 #: A program of its own may stand anywhere: it is run, not imported.

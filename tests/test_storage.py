@@ -25,7 +25,7 @@ from langgraph.store.base import PutOp
 
 from contracts.storage import Factory, StorageContract, a_run, accept, config_of, finish, newest, put
 from threadwire.errors import ConfigError, StartupError, StorageError
-from threadwire.storage import Frames, LogRow, RunStart, ThreadMark, ThreadQuery, open_storage
+from threadwire.storage import Frames, LogRow, RunStart, ThreadMark, ThreadQuery, open_storage, sqlite_file
 from threadwire.storage.sqlite import MIGRATIONS, SqliteStorage
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
@@ -450,6 +450,29 @@ async def test_older(path: str) -> None:
             await accept(storage, a_run())
             assert [row.thread_id for row in await storage.search_threads(ThreadQuery(text="grüß"))] == ["t1"]
         assert rows(file, "PRAGMA user_version") == [(len(MIGRATIONS),)]
+
+
+async def test_first_start_on_a_copy(path: str) -> None:
+    """A file that is marked as a copy gets new epochs for its logs, once; frames and all else are as they were."""
+    async with SqliteStorage.open(path) as storage:
+        for number in range(3):
+            await accept(storage, a_run(f"r{number}", f"t{number}"))
+        log = LogRow("t1", "epoch of r1", floor=2, last=7, reserved=1000)
+        await storage.write([(log, Frames(7, b"data", b"origins"))], [])
+        frames = await storage.read_frames("t1")
+    rows(path, f"PRAGMA application_id = {sqlite_file.COPIED}")
+    seen = []
+    for _ in range(2):
+        async with SqliteStorage.open(path) as storage:
+            logs = [await storage.read_log(f"t{number}") for number in range(3)]
+            assert logs[1] is not None
+            assert (logs[1].floor, logs[1].last, logs[1].reserved) == (2, 7, 7)
+            assert await storage.read_frames("t1") == frames
+            seen.append({log.epoch for log in logs if log is not None})
+    assert len(seen[0]) == 3
+    assert not [epoch for epoch in seen[0] if epoch.startswith("epoch of")]
+    assert seen[0] == seen[1]
+    assert rows(path, "PRAGMA application_id") == [(0,)]
 
 
 async def test_foreign_tables(path: str) -> None:

@@ -129,6 +129,7 @@ def _thread_parts(settings: Settings, storage: Storage, graph: Graph, journal: J
         disconnect_grace_seconds=runs.disconnect_grace_seconds,
         max_log_bytes=settings.log.max_bytes_per_thread,
         history_page=settings.limits.history_page or _NO_LIMIT,
+        keep_checkpoints=settings.storage.keep_checkpoints,
     )
 
 

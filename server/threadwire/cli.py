@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_chat(commands)
     _add_models(commands)
+    _add_storage(commands)
     _add_config(commands)
     _add_simulate(commands)
     return parser
@@ -153,6 +154,39 @@ def _models(args: argparse.Namespace) -> int:
 
     actions = {"fetch": commands.fetch, "list": commands.show_list, "path": commands.path}
     return actions[args.action](args)
+
+
+# --- storage -------------------------------------------------------------------------------------
+
+
+def _add_storage(commands: Any) -> None:
+    about = "look after the database: what takes room, old checkpoints, backups"
+    storage = commands.add_parser("storage", help=about, description=about.capitalize() + ".", allow_abbrev=False)
+    actions = storage.add_subparsers(metavar="ACTION", required=True)
+    for name, what in (
+        ("stats", "print how large it is, and by which tables and threads; also while a server runs"),
+        ("prune", "delete checkpoints beyond storage.keep_checkpoints and give back the room; not while a server runs"),
+        ("backup", "copy it to a new file; also while a server runs"),
+    ):
+        action = actions.add_parser(name, help=what, description=what.capitalize() + ".", allow_abbrev=False)
+        if name == "backup":
+            action.add_argument("file", metavar="FILE", type=Path, help="the new file")
+        _add_config_file(action)
+        action.set_defaults(run=_storage, action=name)
+
+
+def _storage(args: argparse.Namespace) -> int:
+    from threadwire import config
+
+    settings = config.load(args.config).storage
+    os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
+    from threadwire.storage import commands
+
+    if args.action == "backup":
+        return commands.backup(settings.url, args.file)
+    if args.action == "prune":
+        return commands.prune(settings.url, settings.keep_checkpoints)
+    return commands.stats(settings.url)
 
 
 # --- config --------------------------------------------------------------------------------------

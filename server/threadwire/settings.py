@@ -165,9 +165,9 @@ class Storage(Section):
         Literal["sync", "async", "exit"],
         Field(description="A step is written before the next (sync), beside it (async), at the end (exit)."),
     ] = "sync"
-    keep_checkpoints: Annotated[Count, Field(description="Checkpoints kept of each thread; 0: all. No effect yet.")] = (
-        50
-    )
+    keep_checkpoints: Annotated[
+        Count, Field(description="Checkpoints kept of each thread, and up to a quarter more; 0: all.")
+    ] = 50
 
 
 class Runs(Section):

@@ -27,6 +27,7 @@ from threadwire.errors import (
     NoSuchRun,
     QueueFull,
     ShuttingDown,
+    StorageError,
     ThreadwireError,
 )
 from threadwire.history import user_wire
@@ -61,6 +62,7 @@ class ThreadParts:
     disconnect_grace_seconds: float
     max_log_bytes: int
     history_page: int
+    keep_checkpoints: int
 
 
 class Thread:
@@ -356,6 +358,20 @@ class Thread:
     def _turn_ended(self) -> None:
         self._touched_at = time.monotonic()
         self._ended.append((self._touched_at, self.log.last))
+        self._post(lambda _answer: self._prune(), lambda _error: None)
+
+    async def _prune(self) -> None:
+        """Let old checkpoints go, now and then; as a command, so that no turn is taken in that goes on from them."""
+        if self._turns.current is not None or self.draining or self._record.dirty:
+            # A run whose end is not on disk is looked into from where it began, after a crash.
+            return
+        keep = self._parts.keep_checkpoints
+        try:
+            # A quarter more, since what a kept checkpoint is read from is looked for each time.
+            await self._parts.turns.storage.prune_thread(self.thread_id, keep, slack=keep // 4)
+        except StorageError:
+            # They take room until it works.
+            logger.exception("checkpoints not pruned", thread_id=self.thread_id)
 
     async def history(self, before: str | None, limit: int | None) -> dict[str, Any]:
         """A ``history`` frame; its ``seq`` is the log position it is true for. Raises ``NoSuchMessage``."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain_core.runnables import RunnableConfig
+from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, empty_checkpoint
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
@@ -65,6 +66,29 @@ async def put(saver: BaseCheckpointSaver[str], thread_id: str = "t1", value: Any
     return checkpoint
 
 
+async def a_line(
+    saver: BaseCheckpointSaver[str],
+    count: int,
+    *,
+    thread_id: str = "t1",
+    namespace: str = "",
+    parents: dict[str, str] | None = None,
+    ids: Sequence[str] = (),
+) -> list[str]:
+    """Save checkpoints, each the child of the one before, with its id as a write; gives their ids, oldest first."""
+    made: list[str] = []
+    config = config_of(thread_id, checkpoint_ns=namespace)
+    if (found := await saver.aget_tuple(config)) is not None:
+        config = found.config
+    for number in range(count):
+        checkpoint = empty_checkpoint()
+        checkpoint["id"] = ids[number] if ids else checkpoint["id"]
+        config = await saver.aput(config, checkpoint, {"step": 1, "parents": parents or {}}, {})
+        await saver.aput_writes(config, [("y", checkpoint["id"])], "task")
+        made.append(checkpoint["id"])
+    return made
+
+
 async def newest(saver: BaseCheckpointSaver[str], thread_id: str = "t1") -> Any:
     """What channel ``x`` has in the thread's newest checkpoint; None where there is none."""
     found = await saver.aget_tuple(config_of(thread_id))
@@ -90,6 +114,11 @@ async def finish(storage: Storage, run_id: str, **changes: Any) -> None:
     await storage.write([], [RunEnd(run_id=run_id, **(ending | changes))])
 
 
+def fold_list(state: Sequence[Any], writes: Sequence[Any]) -> list[Any]:
+    """A delta channel's reducer: append; each write is a list."""
+    return [*state, *(item for write in writes for item in write)]
+
+
 @dataclass
 class Order:
     """A type of a served graph's own."""
@@ -99,6 +128,15 @@ class Order:
 
 class Counted(TypedDict):
     total: Annotated[int, operator.add]
+
+
+class Noted(TypedDict):
+    notes: Annotated[list[str], DeltaChannel(fold_list, snapshot_frequency=7)]
+    unwritten: Annotated[list[str], DeltaChannel(fold_list)]
+
+
+async def _note(state: Noted) -> dict[str, list[str]]:
+    return {"notes": [f"of {len(state['notes'])}"]}
 
 
 class StorageContract:
@@ -458,8 +496,83 @@ class StorageContract:
             assert await self._ids(of, before=config_of("t1", checkpoint_id=ids[30])) == ids[29::-1]
 
     @staticmethod
-    async def _ids(saver: BaseCheckpointSaver[str], **bounds: Any) -> list[str]:
-        return [found.checkpoint["id"] async for found in saver.alist(config_of("t1"), **bounds)]
+    async def _ids(saver: BaseCheckpointSaver[str], thread_id: str = "t1", **bounds: Any) -> list[str]:
+        return [found.checkpoint["id"] async for found in saver.alist(config_of(thread_id), **bounds)]
+
+    # --- pruning ----------------------------------------------------------------------------------------------
+
+    async def test_prune(self, storage: Storage) -> None:
+        """The newest are kept with what was written to them, the others go; other threads, runs and rows stay."""
+        saver = storage.saver()
+        await accept(storage, a_run())
+        ids = await a_line(saver, 10)
+        await a_line(saver, 10, thread_id="t2")
+        assert await storage.prune_thread("t1", 3) == 7
+        assert await self._ids(saver) == await self._ids(storage.reader) == ids[:-4:-1]
+        for one in ids:
+            found = await storage.reader.aget_tuple(config_of("t1", checkpoint_id=one))
+            assert (found.pending_writes if found else None) == ([("task", "y", one)] if one in ids[-3:] else None)
+        assert len([one async for one in saver.alist(config_of("t2"))]) == 10
+        assert await storage.get_run("t1", "r1") == a_run()
+        assert await storage.prune_thread("t1", 3) == 0
+
+    async def test_prune_keeps_all(self, storage: Storage) -> None:
+        """Nothing goes while there is little enough, where all is to be kept, and of a thread nobody knows."""
+        ids = await a_line(storage.saver(), 10)
+        for keep, slack in ((10, 0), (7, 3), (0, 0), (1000, 1000)):
+            assert await storage.prune_thread("t1", keep, slack=slack) == 0
+        assert await self._ids(storage.reader) == ids[::-1]
+        assert await storage.prune_thread("t9", 1) == 0
+        assert await storage.prune_thread("t1", 7, slack=2) == 3
+
+    async def test_prune_delta(self, storage: Storage) -> None:
+        """Of a channel that is kept as its changes, whole once in a while, each kept checkpoint has its value still."""
+        builder = StateGraph(Noted).add_node("note", _note).add_edge(START, "note")
+        graph: Any = builder.compile(checkpointer=storage.saver())
+        for number in range(20):
+            await graph.ainvoke({"notes": [str(number)]}, config_of("t1"))
+        ids = await self._ids(storage.reader)
+        values = [(await graph.aget_state(config_of("t1", checkpoint_id=one))).values for one in ids[:6]]
+        assert await storage.prune_thread("t1", 6) > 30
+        for thread_id in ("t1", "t2"):
+            assert await self._ids(storage.reader, thread_id=thread_id) == ids[:6]
+            configs = [config_of(thread_id, checkpoint_id=one) for one in ids[:7]]
+            assert [(await graph.aget_state(config)).values for config in configs] == [*values, {}]
+            if thread_id == "t1":
+                await storage.create_thread("t1", {}, 1.0)
+                await storage.copy_thread("t1", "t2", 1.0)
+
+    async def test_prune_subgraphs(self, storage: Storage) -> None:
+        """A task's checkpoints go with their root's; a subgraph's own memory keeps what it would go on from."""
+        saver = storage.saver()
+        last: list[tuple[str, str]] = []
+        for number in range(8):
+            [root] = await a_line(saver, 1)
+            for namespace in ("memory", f"node:{number}", f"node:{number}|memory"):
+                made = await a_line(saver, 2 if number < 5 else 1, namespace=namespace, parents={"": root})
+                last.append((namespace, made[-1]))
+            if number < 5:
+                await a_line(saver, 1)
+        await a_line(saver, 3)
+        assert await storage.prune_thread("t1", 4) > 0
+        kept = {
+            (one.config["configurable"]["checkpoint_ns"], one.checkpoint["id"])
+            async for one in storage.reader.alist({"configurable": {"thread_id": "t1"}})
+        }
+        # Of the roots with subgraphs, only the last one is kept; before it, the memory's newest.
+        assert kept - set(await self._roots(storage)) == {*last[-3:], last[-6]}
+
+    async def _roots(self, storage: Storage) -> list[tuple[str, str]]:
+        return [("", one) for one in await self._ids(storage.reader)]
+
+    async def test_prune_by_what_belongs_together(self, storage: Storage) -> None:
+        """Where a clock was set back, a kept root's subgraphs are known by what they say they belong to."""
+        saver = storage.saver()
+        [early] = await a_line(saver, 1, namespace="node:1", parents={"": "will-be"})
+        await a_line(saver, 2)
+        await a_line(saver, 1, ids=["will-be"])
+        assert await storage.prune_thread("t1", 1) == 2
+        assert await saver.aget_tuple(config_of("t1", checkpoint_ns="node:1", checkpoint_id=early)) is not None
 
     async def test_list_slowly(self, storage: Storage) -> None:
         """A reader in the middle of a history keeps nobody from reading or writing, itself included."""

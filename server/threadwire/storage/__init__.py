@@ -314,6 +314,15 @@ class Storage(Protocol):
         """Delete the thread, its runs, its log, what it is found by and all its checkpoints; False: there was none."""
         ...
 
+    async def prune_thread(self, thread_id: str, keep: int, *, slack: int = 0) -> int:
+        """Delete the thread's checkpoints but the newest ``keep`` (0: all); returns how many went, subgraphs' included.
+
+        Each that is kept reads as before: what its channels are read from stays as well, though nobody finds it any
+        more, and so do its writes, its subgraphs' checkpoints, and a subgraph's own memory. Does nothing while there
+        are at most ``keep + slack``, which costs next to nothing. For when no run is writing to the thread.
+        """
+        ...
+
     async def check(self) -> None:
         """Raise ``StorageError`` where the database cannot be written to now."""
         ...
@@ -326,9 +335,14 @@ def open_storage(url: str) -> AbstractAsyncContextManager[Storage]:
         ConfigError: the URL names no storage there is.
         StartupError: it is in use by another server, not writable, or not a database.
     """
+    return _open_sqlite(sqlite_path(url))
+
+
+def sqlite_path(url: str) -> str:
+    """The file a URL names: ``sqlite:///relative.db`` or ``sqlite:////absolute.db``. Raises ``ConfigError``."""
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and rest.startswith("/") and len(rest) > 1:
-        return _open_sqlite(rest[1:])
+        return rest[1:]
     expected = "sqlite:///file.db (relative to the current directory) or sqlite:////path/to/file.db"
     raise ConfigError(f"storage.url: expected {expected}, got {url!r}")
 

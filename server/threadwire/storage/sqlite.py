@@ -2,8 +2,8 @@
 
 One connection writes, behind one lock, for LangGraph's saver, its store and our tables alike; a second one reads, so
 that history waits for no writer; a third one searches. ``sqlite_threads.py`` has the table of threads,
-``sqlite_journal.py`` the logs and what is written with them, ``sqlite_writer.py`` the writing, ``sqlite_file.py`` the
-file.
+``sqlite_journal.py`` the logs and what is written with them, ``sqlite_prune.py`` what goes of old checkpoints,
+``sqlite_writer.py`` the writing, ``sqlite_file.py`` the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from langgraph.store.base import BaseStore
 
 from threadwire.errors import ConfigError, InvalidArgument
 from threadwire.storage import SEARCHED_CHARACTERS, Fence, LogRow, RunRow, sqlite_file
-from threadwire.storage.sqlite_journal import SqliteJournal
+from threadwire.storage.sqlite_journal import RENEW, SqliteJournal
+from threadwire.storage.sqlite_prune import SqlitePruning
 from threadwire.storage.sqlite_threads import add_functions
 from threadwire.storage.sqlite_writer import FencedStore, Saver, SharedStore, settle
 from threadwire.title import TITLE, plain_text, title_of
@@ -102,7 +103,7 @@ NEW_LOG = "INSERT INTO logs VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 UNFINISHED = RUNS + "WHERE status IN ('queued', 'running') "
 
 
-class SqliteStorage(SqliteJournal):
+class SqliteStorage(SqliteJournal, SqlitePruning):
     """``Storage`` in a SQLite file; made by ``open``."""
 
     def __init__(
@@ -145,6 +146,8 @@ class SqliteStorage(SqliteJournal):
             await add_functions(searcher)
             storage = cls(writer, reader, searcher)
             await sqlite_file.migrate(writer, MIGRATIONS)
+            if await sqlite_file.pragma(writer, "application_id") == sqlite_file.COPIED:
+                await writer.executescript(RENEW)
             await storage._saver.setup()
             await storage._store.setup()
             await writer.commit()  # the store's setup, made for another isolation level, leaves that to us

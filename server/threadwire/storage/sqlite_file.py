@@ -22,6 +22,8 @@ from threadwire.errors import StartupError
 BUSY_SECONDS = 5.0
 #: A larger file is not read whole at start: that would take more than about a second.
 CHECKED_BYTES = 256 * 1024 * 1024
+#: ``PRAGMA application_id`` of a backup on which no server has started yet: its logs go on in the original too.
+COPIED = 0x7477_6370
 #: How each SQLite file starts.
 MAGIC = b"SQLite format 3\0"
 ELSEWHERE = "or name another file in storage.url"

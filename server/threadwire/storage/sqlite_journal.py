@@ -61,7 +61,16 @@ SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ''
 """
 BASE = """
 SELECT base FROM turns WHERE thread_id = ?1 AND message_id = ?2 AND (base IS NULL OR EXISTS (
-    SELECT 1 FROM checkpoints WHERE thread_id = ?1 AND checkpoint_ns = '' AND checkpoint_id = base))
+    SELECT 1 FROM checkpoints WHERE thread_id = ?1 AND checkpoint_ns = '' AND checkpoint_id = base
+    AND instr(CAST(metadata AS TEXT), '"threadwire_pruned"') = 0))
+"""
+#: For a copy that is started on for the first time: the numbers of the original's logs mean other frames from here on.
+#: The frames stay: a run that was going on when the copy was made has what it had said in them.
+RENEW = """
+BEGIN IMMEDIATE;
+UPDATE logs SET epoch = lower(hex(randomblob(16))), reserved = last;
+PRAGMA application_id = 0;
+COMMIT
 """
 
 

@@ -33,6 +33,7 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
     DeltaChannelHistory,
+    get_checkpoint_id,
 )
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
@@ -43,6 +44,9 @@ from threadwire.errors import StorageError
 from threadwire.storage import Fence
 
 T = TypeVar("T")
+
+#: A key of a checkpoint's metadata: it is there for what is read from it alone (``sqlite_prune.py``).
+PRUNED = "threadwire_pruned"
 
 #: Checkpoints read at once by ``alist``; the connection is free between two pages.
 PAGE = 16
@@ -199,9 +203,11 @@ class Saver(AsyncSqliteSaver):
         await settle(guarded(self._fence, super().adelete_thread, thread_id))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """The named checkpoint, or the thread's newest."""
+        """The named checkpoint, None where it was pruned; or the thread's newest."""
         with storage_errors():
-            return await super().aget_tuple(config)
+            found = await super().aget_tuple(config)
+        pruned = found is not None and PRUNED in found.metadata and get_checkpoint_id(config)
+        return None if pruned else found
 
     async def alist(
         self,
@@ -211,7 +217,7 @@ class Saver(AsyncSqliteSaver):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        """Checkpoints, newest first, page by page: a caller that takes its time between two blocks nobody.
+        """Checkpoints, but for pruned ones, newest first, page by page: who takes time between two blocks nobody.
 
         (The original yields while it holds the connection's lock: langgraph #8558.)
         """
@@ -221,12 +227,13 @@ class Saver(AsyncSqliteSaver):
             with storage_errors():
                 async for found in super().alist(config, filter=filter, before=before, limit=size):
                     page.append(found)  # noqa: PERF401 -- super() does not reach into a comprehension
-            for found in page:
+            shown = [found for found in page if PRUNED not in found.metadata]
+            for found in shown:
                 yield found
             if len(page) < size:
                 return
             before = page[-1].config
-            limit = None if limit is None else limit - size
+            limit = None if limit is None else limit - len(shown)
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
