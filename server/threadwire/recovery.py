@@ -8,6 +8,7 @@ process that dies in the middle of this leaves it to the next.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,16 +18,44 @@ from langgraph.types import StateSnapshot
 from threadwire.conversation import Conversation
 from threadwire.graph import MESSAGES, Graph
 from threadwire.history import CutStatus, content_of, message_id, text_of, to_wire, user_message
+from threadwire.journal import Record
+from threadwire.logs import get_logger
 from threadwire.remains import Remains
 from threadwire.repair import config_of, make_whole
 from threadwire.run import Outcome, interrupts_of
 from threadwire.storage import RunRow, Storage
+from threadwire.turn import Turn
+
+logger = get_logger(__name__)
 
 #: Why a run is lost.
 REASON = "crash"
 
 
-async def recover(
+async def end_lost(
+    turn: Turn, record: Record, conversation: Conversation, graph: Graph, storage: Storage, *, undone: bool
+) -> None:
+    """Bring the run to its end, and tell it; ``undone``: a turn that waits rolls it back. Raises nothing."""
+    row = turn.row
+    # All that is on disk stays there, until its end is.
+    record.pinned = turn.first_seq = 1
+    try:
+        remains = Remains(row.run_id, ((data, origin) for _, data, origin in await record.read()))
+        outcome, frames = await _recover(row, remains, conversation, graph, storage)
+        (await conversation.known()).update(found["message"]["id"] for found in frames if found["type"] == "message")
+    except Exception:
+        # A thread whose state cannot be read must not keep its client waiting for ever.
+        logger.exception("run not recovered", thread_id=row.thread_id, run_id=row.run_id)
+        outcome, frames = Outcome("lost", REASON, messages=[]), []
+    for frame in frames:
+        record.tell(frame)
+    if undone:
+        turn.roll_back()
+    began = row.started_at if row.started_at is not None else row.created_at
+    await turn.finish(outcome, max(0, round((time.time() - began) * 1000)))
+
+
+async def _recover(
     row: RunRow, remains: Remains, conversation: Conversation, graph: Graph, storage: Storage
 ) -> tuple[Outcome, list[dict[str, Any]]]:
     """How the run ended, and the frames that are still to be told before its ``run_finished``."""

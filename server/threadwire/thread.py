@@ -10,45 +10,35 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import uuid_utils
 
-from threadwire import failures
+from threadwire.admission import Admission
 from threadwire.attachment import Attached, place, resumable
 from threadwire.conversation import Conversation
 from threadwire.errors import (
-    Busy,
-    InternalError,
     InvalidArgument,
-    NoActiveRun,
-    NoSuchRun,
-    QueueFull,
-    ShuttingDown,
     StorageError,
     ThreadwireError,
 )
-from threadwire.history import user_wire
-from threadwire.intake import Intake, Starting, answer_of
+from threadwire.inbox import Answer, Inbox, Operation
+from threadwire.intake import Intake
 from threadwire.journal import Journal, Record
 from threadwire.log import Log
 from threadwire.logs import get_logger
 from threadwire.protocol import Cancel, CloseCode, Command, Edit, MultitaskStrategy, Regenerate, Respond, Send
 from threadwire.question import Question
 from threadwire.readers import Reader, Readers
-from threadwire.recovery import recover
-from threadwire.remains import Remains
+from threadwire.recovery import end_lost
 from threadwire.rewind import Rewind
-from threadwire.run import Outcome
 from threadwire.storage import OnDisconnect, RunRow
 from threadwire.turn import Turn, TurnParts
 from threadwire.turns import Turns
 
 logger = get_logger(__name__)
-
-Answer = Callable[[dict[str, Any] | ThreadwireError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +73,18 @@ class Thread:
         )
         self._turns = Turns(self._said, self._question, self._turn_ended)
         self._readers = Readers(parts.disconnect_grace_seconds, self._alone)
-        self._inbox: deque[tuple[Callable[[Answer], Awaitable[None]], Answer]] = deque()
-        self._worker: asyncio.Task[None] | None = None
+        self._inbox = Inbox(thread_id, self._before)
+        self._admission = Admission(
+            self._turns,
+            conversation=self._said,
+            intake=self._intake,
+            question=self._question,
+            readers=self._readers,
+            record=self._record,
+            storage=storage,
+            make_turn=self._turn,
+            max_queued=parts.max_queued,
+        )
         self._loading = asyncio.Lock()
         self._loaded = minted
         # Set but for the time in which a run of an earlier process is brought to its end.
@@ -183,107 +183,24 @@ class Thread:
         """Take a command that changes the thread; ``answer`` is called once, before any frame that follows from it."""
         if isinstance(command, Send | Respond | Edit | Regenerate):
             starting = command
-            self._post(lambda reply: self._start(starting, reply, on_disconnect), answer)
+            self._post(lambda reply: self._admission.start(starting, reply, on_disconnect), answer)
         elif isinstance(command, Cancel):
             cancel = command
-            self._post(lambda reply: self._cancel(cancel, reply), answer)
+            self._post(lambda reply: self._admission.cancel(cancel, reply), answer)
         else:
             answer(InvalidArgument("type", f"{command.type} is not available yet"))
 
-    def _post(self, operation: Callable[[Answer], Awaitable[None]], answer: Answer) -> None:
-        self._inbox.append((operation, answer))
+    def _post(self, operation: Operation, answer: Answer = lambda _found: None) -> None:
         self._touched_at = time.monotonic()
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work(), name=f"thread {self.thread_id}")
+        self._inbox.post(operation, answer)
 
-    async def _work(self) -> None:
-        """Commands, one at a time; the task lives only while there are any."""
-        try:
-            while self._inbox:
-                operation, answer = self._inbox[0]
-                try:
-                    if self.deleted:
-                        raise InvalidArgument("thread_id", "the thread was deleted")  # noqa: TRY301
-                    await self.load()
-                    await operation(answer)
-                except ThreadwireError as error:
-                    answer(error)
-                except Exception as error:
-                    logger.exception("command failed", thread_id=self.thread_id)
-                    known = failures.explain(error)
-                    answer(known if known.code == "storage_error" else InternalError("The server failed to do that."))
-                finally:
-                    self._inbox.popleft()
-        finally:
-            self._worker = None
-
-    async def _start(self, command: Starting, answer: Answer, on_disconnect: OnDisconnect) -> None:
-        """Take in a turn: refuse it, answer its repeat as the first was, or commit it and let it wait or run."""
-        row = self._intake.row(command, on_disconnect)
-        try:
-            self._admit(row)
-            await self._intake.complete(row, command)
-        except ThreadwireError:
-            # A repeat is answered as it was, whatever the thread is doing now.
-            if (repeat := await self._intake.repeat(row, command)) is None:
-                raise
-            answer(repeat)
-            return
-        if (repeat := await self._intake.accept(row, command)) is not None:
-            answer(repeat)
-            return
-        self._said.exists = True
-        answer(answer_of(row))
-        turn = self._turn(row)
-        if self._readers.gone:
-            # Whoever sent it has closed meanwhile.
-            turn.disconnect()
-        if not self._turns.add(turn, first=not isinstance(command, Send)) and row.message_id is not None:
-            message = user_wire(row.request["content"], row.message_id)
-            position = len(self._turns.queue)
-            self._record.tell({"type": "run_queued", "run_id": row.run_id, "message": message, "position": position})
-
-    def _admit(self, row: RunRow) -> None:
-        """Raise what the thread's turns have against one more."""
-        turns = self._turns
-        if self.draining:
-            raise ShuttingDown("The server is going to stop.")
-        if row.trigger != "send":
-            if turns.current is not None:
-                raise Busy("A run is active on this thread.")
-        elif row.strategy == "reject" and (turns.current is not None or turns.queue or self._said.waiting):
-            raise Busy("The thread waits for a person." if self._said.waiting else "A run is active on this thread.")
-        elif row.strategy in ("enqueue", "reject") and len(turns.queue) >= self._parts.max_queued:
-            raise QueueFull(f"{len(turns.queue)} turns wait on this thread already.")
+    async def _before(self) -> None:
+        if self.deleted:
+            raise InvalidArgument("thread_id", "the thread was deleted")
+        await self.load()
 
     def _turn(self, row: RunRow) -> Turn:
         return Turn(row, self._parts.turns, self._said, self._rewind, self._record)
-
-    async def _cancel(self, cancel: Cancel, answer: Answer) -> None:
-        wanted = cancel.run_id.lower() if cancel.run_id is not None else None
-        current, queue = self._turns.current, self._turns.queue
-        if current is not None and wanted in (None, current.run_id):
-            answer({"run_id": current.run_id})
-            current.cancel("client")
-            return
-        for turn in queue:
-            if turn.run_id == wanted:
-                queue.remove(turn)
-                # Answered when it is durable: no restart starts it after all.
-                await turn.finish(Outcome("cancelled", "client"), 0, thread_busy=current is not None)
-                answer({"run_id": turn.run_id})
-                return
-        waiting = self._said.waiting
-        if waiting and current is None and wanted in (None, waiting[0]["run_id"]):
-            run_id = waiting[0]["run_id"]
-            await self._question.drop(lambda: answer({"run_id": run_id}))
-            self._turns.pump()
-            return
-        if wanted is None:
-            raise NoActiveRun("No run is active on this thread.")
-        if await self._parts.turns.storage.get_run(self.thread_id, wanted) is None:
-            raise NoSuchRun("This thread has never seen that run.")
-        raise NoActiveRun("That run has already ended.")
 
     def created(self) -> None:
         """Its row was made without a command."""
@@ -316,7 +233,7 @@ class Thread:
     def recover(self, rows: Sequence[RunRow]) -> None:
         """Bring its run to an end and its queue back: ``rows`` are all that have not ended. Before anything else."""
         self._recovered.clear()
-        self._post(lambda _answer: self._recover(rows), lambda _error: None)
+        self._post(lambda _answer: self._recover(rows))
 
     async def _recover(self, rows: Sequence[RunRow]) -> None:
         self._said.exists = True
@@ -324,7 +241,10 @@ class Thread:
             undone = any(row.status == "queued" and row.strategy == "rollback" for row in rows)
             for row in rows:
                 if row.status == "running":
-                    await self._end_lost(row, undone=undone)
+                    parts = self._parts.turns
+                    turn = self._turn(row)
+                    await end_lost(turn, self._record, self._said, parts.graph, parts.storage, undone=undone)
+                    self._turn_ended()
             for row in rows:
                 if row.status == "queued":
                     self._turns.queue.append(self._turn(row))
@@ -333,32 +253,12 @@ class Thread:
             self._recovered.set()
             self._turns.pump()
 
-    async def _end_lost(self, row: RunRow, *, undone: bool) -> None:
-        turn, parts = self._turn(row), self._parts.turns
-        # All that is on disk stays there, until its end is.
-        self._record.pinned = turn.first_seq = 1
-        try:
-            remains = Remains(row.run_id, ((data, origin) for _, data, origin in await self._record.read()))
-            outcome, frames = await recover(row, remains, self._said, parts.graph, parts.storage)
-            (await self._said.known()).update(found["message"]["id"] for found in frames if found["type"] == "message")
-        except Exception:
-            # A thread whose state cannot be read must not keep its client waiting for ever.
-            logger.exception("run not recovered", thread_id=self.thread_id, run_id=row.run_id)
-            outcome, frames = Outcome("lost", "crash", messages=[]), []
-        for frame in frames:
-            self._record.tell(frame)
-        if undone:
-            turn.roll_back()
-        began = row.started_at if row.started_at is not None else row.created_at
-        await turn.finish(outcome, max(0, round((time.time() - began) * 1000)))
-        self._turn_ended()
-
     # --- what is known of it ---
 
     def _turn_ended(self) -> None:
         self._touched_at = time.monotonic()
         self._ended.append((self._touched_at, self.log.last))
-        self._post(lambda _answer: self._prune(), lambda _error: None)
+        self._post(lambda _answer: self._prune())
 
     async def _prune(self) -> None:
         """Let old checkpoints go, now and then; as a command, so that no turn is taken in that goes on from them."""
@@ -437,9 +337,8 @@ class Thread:
 
     async def settled(self) -> None:
         """Wait until no turn is in hand and no command is being taken."""
-        while self._worker is not None or self._turns.busy:
-            if self._worker is not None:
-                await asyncio.wait({self._worker})
+        while self._inbox or self._turns.busy:
+            await self._inbox.settled()
             await self._turns.settled()
 
 
