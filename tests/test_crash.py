@@ -260,6 +260,42 @@ async def test_killed_again_and_again_while_it_recovers(
     assert_accepted((await provider.requests())[-1]["messages"])
 
 
+async def test_killed_as_it_takes_an_answer(
+    servers: Servers, session: aiohttp.ClientSession, provider: Provider
+) -> None:
+    """The run that had the answer is lost, the call that asked is closed, and the next turn works."""
+    graph = f"{GRAPHS}/asking_graphs.py:both"
+    first = servers("first")
+    await first.start(graph, kill_at="INSERT OR REPLACE INTO writes")
+    # The question is such a write.
+    first_socket = await first.served(session).attach("t1")
+    await first_socket.command("send", content='/tool confirm {"what": "it"}', message_id="m0")
+    await first.ended()
+    second = servers("second")
+    await second.start(graph)
+    socket = await second.served(session).attach("t1", after=0, epoch=first_socket.frames[0]["epoch"])
+    assert (await socket.until("run_finished"))["status"] == "lost"
+    await socket.command("send", content='/tool confirm {"what": "that"}', message_id="m1")
+    await socket.until("run_finished", status="interrupted")
+    [question] = socket.of("interrupt")[-1]["interrupts"]
+    second.signal(signal.SIGTERM)
+    assert await second.ended() == 0
+    third = servers("third")
+    await third.start(graph, kill_at="INSERT OR IGNORE INTO writes")
+    socket = await third.served(session).attach("t1")
+    assert socket.frames[0]["interrupts"][0]["id"] == question["id"]
+    answer = await socket.ask("respond", responses={question["id"]: "yes"})
+    await third.ended()
+    last = servers("last")
+    await last.start(graph)
+    back = await last.served(session).attach("t1", after=0, epoch=first_socket.frames[0]["epoch"])
+    assert (await back.until("run_finished", run_id=answer["run_id"]))["status"] == "lost"
+    assert {f["id"] for f in back.of("tool_result")} == {f["id"] for f in back.of("tool_call")}
+    assert len(back.of("tool_result")) == len(back.of("tool_call")) >= 1
+    assert (await back.turn("/tokens 2"))[-1]["status"] == "completed"
+    assert_accepted((await provider.requests())[-1]["messages"])
+
+
 async def test_a_number_is_never_given_twice(servers: Servers, session: aiohttp.ClientSession) -> None:
     """What a client saw and the journal had not is a gap after the restart, however much comes later."""
     first = servers("first")

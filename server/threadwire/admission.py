@@ -68,7 +68,7 @@ class Admission:
             turn.disconnect()
         if not self._turns.add(turn, first=not isinstance(command, Send)) and row.message_id is not None:
             message = user_wire(row.request["content"], row.message_id)
-            position = len(self._turns.queue)
+            position = sum(waiting.stopped is None for waiting in self._turns.queue)
             self._record.tell({"type": "run_queued", "run_id": row.run_id, "message": message, "position": position})
 
     def _admit(self, row: RunRow) -> None:

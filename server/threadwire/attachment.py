@@ -47,4 +47,4 @@ def place(log: Log, *, after: int | None, epoch: str | None, began: int, with_hi
         return Place(log.shown, "fresh")
     if began < log.first:
         return Place(log.floor, "gap", began)
-    return Place(began - 1 if log.has(began - 1) else log.floor, "fresh")
+    return Place(began - 1, "fresh")

@@ -104,6 +104,7 @@ class Hub:
                     del self._threads[thread_id]
             try:
                 # What threads that are not in memory left behind.
-                await self._parts.turns.storage.forget_frames(time.time() - self._keep_seconds)
+                storage = self._parts.turns.storage
+                await storage.forget_frames(time.time() - self._keep_seconds, but=self._threads)
             except StorageError:
                 logger.exception("old frames not deleted")

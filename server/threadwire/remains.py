@@ -39,6 +39,9 @@ class Remains:
             if frame["type"] == "message":
                 # It has no run's id; each is the thread's newest of that id.
                 self.texts[frame["message"]["id"]] = _text(frame["message"]["content"])
+            elif frame["type"] in ("tool_call", "tool_result"):
+                # Also of a run before it, which asked a person: this one had the answer.
+                self._take_call(frame, origin)
             elif frame.get("run_id") == run_id:
                 self._take(frame, origin, texts)
         for identity, parts in texts.items():
@@ -51,16 +54,6 @@ class Remains:
         if kind == "token":
             texts.setdefault(frame["message_id"], []).append(frame["content"])
             self._answer(origin)
-        elif kind == "tool_call":
-            self.open[frame["id"]] = frame["name"]
-            self.calls.add(frame["id"])
-            if (said := self._answer(origin)) is not None:
-                said.ended = True
-                said.tool_calls.append({"id": frame["id"], "name": frame["name"], "args": frame["args"]})
-        elif kind == "tool_result":
-            name = self.open.pop(frame["id"], frame["name"])
-            if frame["result"] is not None:
-                self.results[frame["id"]] = _result(frame, name)
         elif kind == "usage":
             self.usage = self.usage or dict.fromkeys(_COUNTS, 0)
             for key in _COUNTS:
@@ -68,6 +61,18 @@ class Remains:
             if (found := self._answers.get(frame["message_id"])) is not None:
                 # Told at the end of a model call only.
                 found[1].ended = True
+
+    def _take_call(self, frame: dict[str, Any], origin: Origin | None) -> None:
+        if frame["type"] == "tool_call":
+            self.open[frame["id"]] = frame["name"]
+            self.calls.add(frame["id"])
+            if frame["run_id"] == self._run_id and (said := self._answer(origin)) is not None:
+                said.ended = True
+                said.tool_calls.append({"id": frame["id"], "name": frame["name"], "args": frame["args"]})
+        else:
+            name = self.open.pop(frame["id"], frame["name"])
+            if frame["result"] is not None:
+                self.results[frame["id"]] = _result(frame, name)
 
     def _answer(self, origin: Origin | None) -> Said | None:
         answer = origin.answer if origin is not None else None

@@ -7,7 +7,7 @@ Knows nothing of sockets, frames or runs in progress.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
@@ -295,8 +295,11 @@ class Storage(Protocol):
         """What is in the journal of the thread's log, in the order of the frames."""
         ...
 
-    async def forget_frames(self, before: float) -> None:
-        """Delete the frames of logs that were last written to ``before``, but for threads whose runs have not ended."""
+    async def forget_frames(self, before: float, *, but: Collection[str]) -> None:
+        """Delete the frames of logs that were last written to ``before``.
+
+        Those of the threads ``but`` stay, and of threads whose runs have not ended.
+        """
         ...
 
     async def newest_checkpoint(self, thread_id: str) -> str | None:

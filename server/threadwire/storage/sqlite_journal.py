@@ -6,7 +6,7 @@ crash finds a run's end with the frame that tells it, or neither.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import astuple
 from typing import Any
 
@@ -116,9 +116,10 @@ class SqliteJournal(SqliteThreads):
         """What is in the journal of the thread's log, in the order of the frames."""
         return [Frames(*row) for row in await self._read(READ_FRAMES, thread_id)]
 
-    async def forget_frames(self, before: float) -> None:
-        """Delete the frames of logs that were last written to ``before``, but for threads whose runs have not ended."""
-        if not (over := await self._read(OVER, before)):
+    async def forget_frames(self, before: float, *, but: Collection[str]) -> None:
+        """Delete frames of logs last written to ``before``; not of ``but``, nor where a run has not ended."""
+        over = [row for row in await self._read(OVER, before) if row[0] not in but]
+        if not over:
             return
 
         async def work() -> None:
