@@ -39,6 +39,8 @@ async def end_lost(
     row = turn.row
     # All that is on disk stays there, until its end is.
     record.pinned = turn.first_seq = 1
+    # While it ran, nothing was asked: a question it had the answer to is no longer one.
+    conversation.waiting = []
     try:
         remains = Remains(row.run_id, ((data, origin) for _, data, origin in await record.read()))
         outcome, frames = await _recover(row, remains, conversation, graph, storage)
