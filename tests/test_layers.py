@@ -68,7 +68,7 @@ TABLE: dict[str, set[str]] = {
     "attachment": {"log"},
     "remains": {"filters", "history"},
     "recovery": {"conversation", "graph", "history", "remains", "repair", "run", "storage"},
-    "question": {"conversation", "graph", "history", "journal", "logs", "repair", "rewind", "storage"},
+    "question": {"conversation", "graph", "history", "journal", "logs", "remains", "repair", "rewind", "storage"},
     "intake": {"conversation", "errors", "graph", "journal", "protocol", "rewind", "storage"},
     "turn": {
         "conversation",

@@ -27,6 +27,8 @@ class Conversation:
         self.exists = False
         #: Pending interrupts as stored: the wire's fields, and the ``run_id`` of the run that asked.
         self.waiting: list[dict[str, Any]] = []
+        #: Those of them that a crash kept from being told of: the state does not ask them any more.
+        self.dropped: list[dict[str, Any]] = []
         #: The run in hand once it has told its start, else None.
         self.run: Run | None = None
         self._graph = graph
@@ -42,11 +44,13 @@ class Conversation:
             return
         row = await self._storage.get_thread(self.thread_id)
         asked = await self._asked() if row is not None and row.interrupts else set()
-        waiting = [found for found in row.interrupts if found["id"] in asked] if row is not None else []
+        interrupts = row.interrupts if row is not None else []
+        waiting = [found for found in interrupts if found["id"] in asked]
         if not self._loaded:
             self._loaded = True
             self.exists = self.exists or row is not None
             self.waiting = waiting
+            self.dropped = [] if waiting else interrupts
             if row is None:
                 self._known = set()
 

@@ -15,6 +15,7 @@ from threadwire.graph import Graph
 from threadwire.history import content_of, message_id, open_tool_calls
 from threadwire.journal import Record
 from threadwire.logs import get_logger
+from threadwire.remains import Remains
 from threadwire.repair import make_whole
 from threadwire.rewind import Rewind
 from threadwire.storage import Mark, Storage, ThreadMark, Truncation
@@ -46,6 +47,7 @@ class Question:
         """Stop waiting: the tool calls that asked are closed. ``settled`` is called once no crash undoes that."""
         run_id = self._conversation.waiting[0]["run_id"]
         known = await self._conversation.known()
+        told = (await self._remains(run_id)).results
         messages = await make_whole(
             self._graph,
             self._storage,
@@ -53,6 +55,7 @@ class Question:
             user=None,
             said=lambda _unfinished: [],
             status="cancelled",
+            results=told,
         )
         # From here on the state has no question: a thread that is loaded again sees that, whatever its row says.
         settled()
@@ -61,7 +64,9 @@ class Question:
             identity = message_id(message, index)
             if identity not in known and isinstance(message, ToolMessage):
                 known.add(identity)
-                closed.append(_closed(run_id, message.tool_call_id, message.name or "", content_of(message)))
+                # What had its answer beside the one that asked keeps it.
+                if message.tool_call_id not in told:
+                    closed.append(_closed(run_id, message.tool_call_id, message.name or "", content_of(message)))
         await self._commit(closed)
 
     async def take_out(self) -> None:
@@ -80,6 +85,28 @@ class Question:
         (await self._conversation.known()).difference_update(ids)
         frames.append({"type": "messages_removed", "run_id": run_id, "message_ids": ids})
         await self._commit(frames, *marks)
+
+    async def tell_dropped(self) -> None:
+        """Tell what a process that died while it dropped the question did not. Raises nothing."""
+        try:
+            await self._tell_dropped()
+        except Exception:
+            logger.exception("dropped question not told", thread_id=self._conversation.thread_id)
+
+    async def _tell_dropped(self) -> None:
+        conversation = self._conversation
+        run_id = conversation.dropped[0]["run_id"]
+        still_open = (await self._remains(run_id)).open
+        results = {m.tool_call_id: m for m in await conversation.stored() if isinstance(m, ToolMessage)}
+        closed = []
+        for call_id, name in still_open.items():
+            result = content_of(results[call_id]) if call_id in results else "The tool was not run."
+            closed.append(_closed(run_id, call_id, name, result))
+        await self._commit(closed)
+        conversation.dropped = []
+
+    async def _remains(self, run_id: str) -> Remains:
+        return Remains(run_id, ((data, origin) for _, data, origin in await self._record.read()))
 
     async def _commit(self, frames: list[dict[str, Any]], *marks: Mark) -> None:
         for frame in frames:

@@ -34,17 +34,17 @@ async def make_whole(
     status: CutStatus,
     results: Mapping[str, ToolMessage] = MappingProxyType({}),
     checkpoint_id: str | None = None,
+    metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> list[BaseMessage]:
     """Leave the thread as if its turn had ended there; returns all its messages.
 
     ``user`` is the turn's own message, added where the graph had not stored it. ``said`` is given the ids of the
     root graph's tasks whose work is not stored, and gives what their model calls had said. ``results`` has what tools
     gave, by call id, though their node had not got to store it. With ``checkpoint_id`` the thread goes on from there:
-    a copy of that checkpoint, made whole, becomes the newest.
+    a copy of that checkpoint, made whole, becomes the newest. ``metadata`` is kept with what this writes.
     """
     editor = graph.for_state(storage.saver())
-    config = config_of(thread_id)
-    where = config_of(thread_id, checkpoint_id)
+    config, where = ({**config_of(thread_id, at), "metadata": dict(metadata)} for at in (None, checkpoint_id))
     snapshot = await editor.aget_state(where)
     answers = said({task.id for task in snapshot.tasks if task.result is None})
     if snapshot.next or snapshot.tasks or checkpoint_id:

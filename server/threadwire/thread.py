@@ -103,6 +103,8 @@ class Thread:
             if written_at := await self._record.load():
                 ago = max(0.0, time.time() - written_at)
                 self._ended.append((time.monotonic() - ago, self.log.last))
+            if self._said.dropped:
+                await self._question.tell_dropped()
             self._loaded = True
 
     # --- readers ---
@@ -318,9 +320,9 @@ class Thread:
             for row in rows:
                 if row.status == "running":
                     await self._end_lost(row, undone=undone)
-            for row in rows:
-                if row.status == "queued":
-                    self._turns.queue.append(self._turn(row))
+            # As they were taken in: a new message waits behind a question, what answers it or takes its place does not.
+            queued = (row for row in rows if row.status == "queued")
+            self._turns.queue.extend(map(self._turn, sorted(queued, key=lambda row: row.trigger == "send")))
             self._turns.supersede()
         finally:
             self._recovered.set()

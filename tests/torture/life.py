@@ -46,6 +46,14 @@ class Life:
         await eventually(where, f"{self.name} serves", START_SECONDS)
         return bool(self.url) and not self.ended.done()
 
+    def check_log(self) -> None:
+        """Nothing went wrong that the server itself knows of, but for what was asked for."""
+        for line in self.err.read_text().splitlines():
+            with suppress(json.JSONDecodeError):  # the last one may have been cut off
+                said = json.loads(line)
+                fine = said["level"] in ("info", "warning") or "secret-in-exception" in said.get("exception", "")
+                assert fine, said.pop("exception", "") + f"\n{said}"
+
     def kill(self) -> None:
         if not self.ended.done():
             with suppress(ProcessLookupError):

@@ -167,6 +167,8 @@ class View:
     seen_runs: set[str] = field(default_factory=set)
     #: Calls that were told, and have no result yet: who made them.
     open_calls: dict[str, str] = field(default_factory=dict)
+    calls: set[str] = field(default_factory=set)
+    triggers: dict[str, str] = field(default_factory=dict)
     interrupts: list[dict[str, Any]] = field(default_factory=list)
     #: Ids of the messages that came whole, in place of their tokens.
     replaced: set[str] = field(default_factory=set)
@@ -198,6 +200,7 @@ class View:
         assert self._run is None or not self.whole, f"two at once: {frame}"
         self.started.add(frame["run_id"])
         self._run = frame["run_id"]
+        self.triggers[frame["run_id"]] = frame["trigger"]
         self.interrupts = []
 
     def _message(self, frame: dict[str, Any]) -> None:
@@ -213,9 +216,12 @@ class View:
 
     def _tool_call(self, frame: dict[str, Any]) -> None:
         self.open_calls[frame["id"]] = frame["run_id"]
+        self.calls.add(frame["id"])
 
     def _tool_result(self, frame: dict[str, Any]) -> None:
-        assert self.open_calls.pop(frame["id"], None) or not self.whole, f"a result for no call: {frame}"
+        # A node that asked is run again when it is answered, with those of its tools that had their results.
+        again = self.triggers.get(frame["run_id"]) == "respond" and frame["id"] in self.calls
+        assert self.open_calls.pop(frame["id"], None) or again or not self.whole, f"a result for no call: {frame}"
 
     def _messages_removed(self, frame: dict[str, Any]) -> None:
         for identity in frame["message_ids"]:
