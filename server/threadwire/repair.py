@@ -14,7 +14,7 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 from langgraph.graph import END
-from langgraph.types import StateUpdate
+from langgraph.types import StateSnapshot, StateUpdate
 
 from threadwire.graph import MESSAGES, REPAIR_NODE, Graph
 from threadwire.history import CutStatus, Said, missing, open_tool_calls
@@ -22,6 +22,9 @@ from threadwire.logs import get_logger
 from threadwire.storage import Storage
 
 logger = get_logger(__name__)
+
+#: Kept with a checkpoint that the first of the two steps made.
+CUT = "threadwire_cut"
 
 
 async def make_whole(
@@ -44,12 +47,18 @@ async def make_whole(
     a copy of that checkpoint, made whole, becomes the newest. ``metadata`` is kept with what this writes.
     """
     editor = graph.for_state(storage.saver())
-    config, where = ({**config_of(thread_id, at), "metadata": dict(metadata)} for at in (None, checkpoint_id))
+    config = {**config_of(thread_id), "metadata": dict(metadata)}
+    where = config_of(thread_id, checkpoint_id)
     snapshot = await editor.aget_state(where)
-    answers = said({task.id for task in snapshot.tasks if task.result is None})
+    unfinished = _unfinished(snapshot)
     if snapshot.next or snapshot.tasks or checkpoint_id:
-        await editor.abulk_update_state(where, [[StateUpdate(None, END)]])
+        cut = {**where, "metadata": {**metadata, CUT: True}}
+        await editor.abulk_update_state(cut, [[StateUpdate(None, END)]])
         snapshot = await editor.aget_state(config)
+    elif (snapshot.metadata or {}).get(CUT) and snapshot.parent_config is not None:
+        # A process died between the two steps: what it had cut off is in the checkpoint before.
+        unfinished = _unfinished(await editor.aget_state(snapshot.parent_config))
+    answers = said(unfinished)
     stored: list[BaseMessage] = list(snapshot.values.get(MESSAGES) or [])
     added = missing(stored, user, answers, results, status)
     if added:
@@ -59,6 +68,10 @@ async def make_whole(
     if still_open := open_tool_calls(messages):
         logger.error("tool calls left open", thread_id=thread_id, calls=[call["id"] for call in still_open])
     return messages
+
+
+def _unfinished(snapshot: StateSnapshot) -> set[str]:
+    return {task.id for task in snapshot.tasks if task.result is None}
 
 
 def config_of(thread_id: str, checkpoint_id: str | None = None) -> Any:

@@ -61,6 +61,7 @@ class Thread:
     commands: dict[str, Command] = field(default_factory=dict)
     #: Ids of the runs whose frames anybody has seen.
     seen_runs: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
 
     def saw_ready(self, ready: dict[str, Any]) -> None:
         if self.epoch is None and not ready["created"]:
@@ -74,6 +75,14 @@ class Thread:
         assert before[0] == raw, f"frame {seq} is not what it was:\n  {before[0]!r}\n  {raw!r}"
         if "run_id" in frame:
             self.seen_runs.add(frame["run_id"])
+        if frame["type"] == "run_finished":
+            self.ended.add(frame["run_id"])
+
+    @property
+    def answered_question(self) -> bool:
+        """Whether a command has been taken that ends the question the thread may wait with."""
+        kinds = ("respond", "edit", "regenerate")
+        return any(c.type in kinds and c.ack and c.run_id not in self.ended for c in self.commands.values())
 
     def answered(self, command: Command, frame: dict[str, Any]) -> None:
         """An answer to a command that starts a run or stops one."""

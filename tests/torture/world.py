@@ -19,7 +19,7 @@ from torture.model import Thread, View, check_request
 
 GRAPH = "talking:talking"
 #: How long a thread may take to come to rest once nobody says anything more.
-REST_SECONDS = 90.0
+REST_SECONDS = 60.0
 #: Where a server kills itself, as ``launcher.py`` has it. What is matched often is killed at a later match.
 FAILPOINTS = (
     # The journal's commit: before, inside, after.
@@ -219,17 +219,12 @@ class World:
             if (run and run["run_id"]) != last:
                 last, since = run and run["run_id"], time.monotonic()
             # An answer that was taken ends the question by itself.
-            if run and run["status"] == "interrupted" and self._answered(thread, clients):
+            if run and run["status"] == "interrupted" and thread.answered_question:
                 pass
             elif run and (time.monotonic() - since > 1 or run["status"] == "interrupted"):
                 clients[0].command("cancel", run_id=run["run_id"])
                 await self._wait(reading, lambda: not clients[0].outstanding)
             await asyncio.sleep(0.05)
-
-    def _answered(self, thread: Thread, clients: list[Client]) -> bool:
-        ended = set().union(*(client.view.ended for client in clients))
-        kinds = ("respond", "edit", "regenerate")
-        return any(c.type in kinds and c.ack and c.run_id not in ended for c in thread.commands.values())
 
     async def _audit(
         self, life: Life, thread: Thread, clients: list[Client], reading: list[asyncio.Task[None]]
