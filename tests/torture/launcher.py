@@ -45,8 +45,8 @@ class _Counted:
         return False
 
 
-class _Doom:
-    """What a child is going to do to itself."""
+class Doom:
+    """What is done to a server at certain events: by itself, it is killed."""
 
     def __init__(self, environ: dict[str, str]) -> None:
         self._kill = _Counted(environ.get("TORTURE_KILL", _NEVER))
@@ -54,13 +54,18 @@ class _Doom:
 
     def event(self, name: str) -> None:
         if self._kill.reached(name):
-            os.kill(os.getpid(), signal.SIGKILL)
+            self.strike()
+
+    def strike(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def drops(self, statement: str) -> bool:
         return self._drop.reached(statement)
 
 
-def _doomed(doom: _Doom) -> type[sqlite3.Connection]:
+def doomed(doom: Doom) -> type[sqlite3.Connection]:
+    """Connections that tell ``doom`` of each statement and commit."""
+
     class Cursor(sqlite3.Cursor):
         def _do(self, method: Any, statement: str, values: Any) -> Any:
             text = " ".join(statement.split())
@@ -87,6 +92,13 @@ def _doomed(doom: _Doom) -> type[sqlite3.Connection]:
         def cursor(self, factory: Any = None) -> Any:
             return super().cursor(factory or Cursor)
 
+        # The original two do not ask for a cursor by that method.
+        def execute(self, statement: str, values: Any = ()) -> Any:
+            return self.cursor().execute(statement, values)
+
+        def executemany(self, statement: str, values: Any) -> Any:
+            return self.cursor().executemany(statement, values)
+
         def commit(self) -> None:
             heads, self.heads = "; ".join(self.heads), []
             if self.in_transaction:
@@ -112,7 +124,7 @@ def _child(order: dict[str, Any]) -> int:
     for key in [key for key in os.environ if key.startswith("THREADWIRE_")]:
         del os.environ[key]
     os.environ.update(order["environ"])
-    connect, factory = sqlite3.connect, _doomed(_Doom(order["environ"]))
+    connect, factory = sqlite3.connect, doomed(Doom(order["environ"]))
     sqlite3.connect = lambda *a, **o: connect(*a, **{"factory": factory, **o})  # type: ignore[assignment]
     from threadwire.cli import main
 

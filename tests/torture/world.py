@@ -53,6 +53,7 @@ class Tally:
 
     rounds: int = 0
     kills: int = 0
+    by_themselves: int = 0
     in_recovery: int = 0
     commands: int = 0
     runs: int = 0
@@ -85,7 +86,7 @@ class World:
             talking = asyncio.create_task(self._talk(life))
             try:
                 await asyncio.wait({life.ended}, timeout=seconds * self.random.uniform(0.2, 1.5))
-                life.kill()
+                self._kill(life)
                 await life.ended
             finally:
                 await talking
@@ -95,7 +96,7 @@ class World:
                 life = await self._start(kill=self._failpoint(0.3) if self.random.random() < 0.6 else "")
                 if await life.serving():
                     await asyncio.wait({life.ended}, timeout=self.random.uniform(0, 0.3))
-                life.kill()
+                self._kill(life)
                 await life.ended
                 self.tally.in_recovery += 1
                 self._died(life)
@@ -126,6 +127,10 @@ class World:
     async def _start(self, **doom: str) -> Life:
         self._lives += 1
         return await self._launcher.start(GRAPH, **{key: value for key, value in doom.items() if value})
+
+    def _kill(self, life: Life) -> None:
+        self.tally.by_themselves += life.ended.done()
+        life.kill()
 
     def _died(self, life: Life) -> None:
         self.tally.kills += 1
