@@ -5,17 +5,16 @@ A death is a copy of the file as it is on the disk at that moment, on which anot
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import sqlite3
-from collections.abc import Callable
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
 from conftest import Serve
-from harness import Provider, Served, Socket, eventually
+from harness import DEADLINE, Provider, Served, Socket, eventually
 from torture.launcher import Doom, doomed
 from torture.model import check_request
 
@@ -39,7 +38,10 @@ class Death(Doom):
         self.left = copy
 
 
-Dies = Callable[[str], Death]
+class Dies(Protocol):
+    """See the fixture."""
+
+    def __call__(self, event: str, kind: type[Death] = Death) -> Death: ...
 
 
 class _Switch(Doom):
@@ -61,14 +63,14 @@ def dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dies:
     factory = doomed(switch)
     monkeypatch.setattr(sqlite3, "connect", lambda *a, **o: connect(*a, **{"factory": factory, **o}))
 
-    def at(event: str) -> Death:
-        switch.death = Death(event, tmp_path / "threadwire.db")
+    def at(event: str, kind: type[Death] = Death) -> Death:
+        switch.death = kind(event, tmp_path / "threadwire.db")
         return switch.death
 
     return at
 
 
-async def after(death: Death, serve: Serve, graph: str) -> Served:
+async def after(death: Death, serve: Serve, graph: str | None) -> Served:
     """The next server."""
     left: Path = await eventually(lambda: death.left, "it dies")
     return await serve(graph, database=left)
@@ -93,13 +95,13 @@ async def asked(served: Served) -> tuple[Socket, str]:
 
 async def test_a_rolled_back_run_leaves_no_messages(serve: Serve, dies: Dies) -> None:
     """A run that died while a turn waited to take its place: it is superseded, and brings nothing back."""
-    served = await serve("graphs:openai" if False else None)
+    served = await serve()
     socket = await served.attach("t1")
     await socket.ask("send", content=ENDLESS, message_id="m-gone")
     await socket.until("token")
     death = dies("1 after commit .*INSERT INTO runs")
     await socket.ask("send", content="/tokens 2", multitask_strategy="rollback", message_id="m-next")
-    log = await whole_log(await after(death, serve, None), socket)  # type: ignore[arg-type]
+    log = await whole_log(await after(death, serve, None), socket)
     ended = next(f for f in log.of("run_finished") if f["status"] == "cancelled")
     assert ended["reason"] == "superseded"
     assert not ended.get("messages")
@@ -235,20 +237,33 @@ async def test_results_beside_a_question_stay(serve: Serve, provider: Provider) 
     assert stored["add"] == "3"
 
 
+class Hold(Death):
+    """Everything that is written waits at an event."""
+
+    def __init__(self, event: str, database: Path) -> None:
+        super().__init__(event, database)
+        self.reached, self.released = threading.Event(), threading.Event()
+
+    def strike(self) -> None:
+        self.reached.set()
+        self.released.wait(DEADLINE)
+
+
 async def test_a_queued_turn_is_cancelled_as_the_run_ends(serve: Serve, provider: Provider, dies: Dies) -> None:
     """Its end says nothing of the thread: not that it is busy, nor that it waits for nobody."""
     served = await serve("asking_graphs:asking")
     socket = await served.attach("t1")
     await socket.turn("/tokens 2")
-    queued_id = "0190a6f2-7c1e-7b3a-9d2f-1a2b3c4d5e6f"
-    await socket.command("send", content=ASKS)
-    await socket.ask("send", content="/tokens 2", run_id=queued_id)
-    # Said together with the interrupt's end: while that is written, the cancel comes.
-    await socket.until("tool_call")
-    for _ in range(200):
-        await socket.command("cancel", run_id=queued_id)
-        await asyncio.sleep(0)
-    await socket.until("run_finished", status="interrupted")
+    hold = dies("1 before commit .*UPDATE runs SET status = \\?", Hold)
+    assert isinstance(hold, Hold)
+    await socket.ask("send", content=ASKS)
+    queued = await socket.ask("send", content="/tokens 2")
+    await eventually(hold.reached.is_set, "the run's end is being written")
+    await socket.command("cancel", run_id=queued["run_id"])
+    for _ in range(3):
+        await socket.ask("ping")
+    hold.released.set()
+    await socket.until("run_finished", run_id=queued["run_id"])
     async with served.session.get(f"{served.url}/threads/t1") as response:
         found = await response.json()
     assert found["status"] == "interrupted"
