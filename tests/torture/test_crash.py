@@ -41,7 +41,20 @@ async def test_a_few_rounds(world: MakeWorld) -> None:
     print(f"TORTURE_SEED={SEED}")
     tortured = world(SEED)
     for _ in range(4):
-        await tortured.round()
+        await tortured.round(seconds=1)
+    print(tortured.tally)
+    assert tortured.tally.frames
+
+
+async def test_a_planted_bug_is_found(world: MakeWorld) -> None:
+    """A server that leaves out one write of its journal is found within 50 rounds: the harness can fail."""
+    print(f"TORTURE_SEED={SEED}")
+    tortured = world(SEED)
+    with pytest.raises(AssertionError):  # noqa: PT012 -- in whichever round
+        for _ in range(50):
+            number = tortured.random.randint(3, 20)
+            await tortured.round(seconds=2, drop=f"{number} INSERT OR REPLACE INTO frames")
+    print(tortured.tally)
 
 
 @pytest.mark.torture

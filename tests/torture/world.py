@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -23,23 +22,23 @@ REST_SECONDS = 60.0
 #: Where a server kills itself, as ``launcher.py`` has it. What is matched often is killed at a later match.
 FAILPOINTS = (
     # The journal's commit: before, inside, after.
-    ("before commit INSERT INTO (logs|frames)", 40),
-    ("before INSERT OR REPLACE INTO frames", 40),
-    ("after INSERT OR REPLACE INTO frames", 40),
-    ("after commit .*frames", 40),
+    ("before commit INSERT INTO (logs|frames)", 20),
+    ("before INSERT OR REPLACE INTO frames", 20),
+    ("after INSERT OR REPLACE INTO frames", 20),
+    ("after commit .*frames", 20),
     # A run's start and end, and between the last checkpoint and the end.
-    ("before commit .*UPDATE runs SET status = 'running'", 6),
-    ("after commit .*UPDATE runs SET status = 'running'", 6),
-    ("before UPDATE runs SET status = \\?", 8),
-    ("before commit .*UPDATE runs SET status = \\?", 8),
-    ("after commit .*UPDATE runs SET status = \\?", 8),
+    ("before commit .*UPDATE runs SET status = 'running'", 4),
+    ("after commit .*UPDATE runs SET status = 'running'", 4),
+    ("before UPDATE runs SET status = \\?", 5),
+    ("before commit .*UPDATE runs SET status = \\?", 5),
+    ("after commit .*UPDATE runs SET status = \\?", 5),
     # A message is taken in.
-    ("before commit .*INSERT INTO runs", 10),
-    ("after commit .*INSERT INTO runs", 10),
+    ("before commit .*INSERT INTO runs", 4),
+    ("after commit .*INSERT INTO runs", 4),
     # The graph's and the repair's steps.
-    ("before commit .*INTO checkpoints", 25),
-    ("after commit .*INTO checkpoints", 25),
-    ("after commit .*INTO writes", 25),
+    ("before commit .*INTO checkpoints", 12),
+    ("after commit .*INTO checkpoints", 12),
+    ("after commit .*INTO writes", 12),
     # A turn is taken back.
     ("before DELETE FROM checkpoints", 2),
     ("after DELETE FROM turns", 2),
@@ -276,13 +275,3 @@ async def _history(client: Client) -> list[dict[str, Any]]:
             assert frame["before"] is None
             return list(frame["messages"])
         client._take(frame)
-
-
-async def rounds(world: World, seconds: float, most: int, **options: Any) -> None:
-    """Rounds until that many are done, or that time is over."""
-    end = time.monotonic() + seconds
-    with suppress(StopIteration):
-        for _ in range(most):
-            if time.monotonic() > end:
-                raise StopIteration
-            await world.round(**options)
