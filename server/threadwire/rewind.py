@@ -21,7 +21,6 @@ from threadwire.history import message_id
 from threadwire.repair import config_of, make_whole
 from threadwire.storage import RunRow, Storage
 
-
 #: Kept with a checkpoint that a run has gone back to: the one it went back from, and which run it is (not under
 #: ``run_id``: LangGraph takes a run that finds its own for one that is resumed, and gives it no input).
 LEFT, WHOSE = "threadwire_left", "threadwire_run"

@@ -628,7 +628,12 @@ class StorageContract:
         )
         assert await storage.read_frames("t1") == [Frames(1, b"a", b"[]")]
         rows = [await storage.read_log(f"t{number}") for number in (1, 2, 3, 9)]
-        assert [row and (row.floor, row.last, row.reserved) for row in rows] == [(0, 1, 10), (4, 4, 20), (0, 0, 0), None]
+        assert [row and (row.floor, row.last, row.reserved) for row in rows] == [
+            (0, 1, 10),
+            (4, 4, 20),
+            (0, 0, 0),
+            None,
+        ]
         assert await storage.read_frames("t9") == []
         assert await storage.get_thread("t9") is None
 
@@ -798,9 +803,7 @@ class StorageContract:
         saver = storage.saver()
         base = (await put(saver))["id"]
         await accept(storage, a_run())
-        await storage.write(
-            [(LogRow("t1", "e", 0, 1, 10, 1.0), Frames(1, b"a", b"[]"))], [RunStart("r1", base, 1.0)]
-        )
+        await storage.write([(LogRow("t1", "e", 0, 1, 10, 1.0), Frames(1, b"a", b"[]"))], [RunStart("r1", base, 1.0)])
         await storage.copy_thread("t1", "t2", 5.0)
         assert await storage.read_log("t2") is None
         assert await storage.read_frames("t2") == []

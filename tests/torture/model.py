@@ -259,8 +259,15 @@ class View:
         mine = [(m["id"], m["role"], m["content"]) for m in self.messages.values() if _shows(m)]
         theirs = [(m["id"], m["role"], m["content"]) for m in history if _shows(m)]
         assert mine == theirs, "the frames say other than the history:\n  " + "\n  ".join(
-            map(str, [*(("only frames", m) for m in mine if m not in theirs), *(
-                ("only history", m) for m in theirs if m not in mine), [m[0] for m in mine], [m[0] for m in theirs]])
+            map(
+                str,
+                [
+                    *(("only frames", m) for m in mine if m not in theirs),
+                    *(("only history", m) for m in theirs if m not in mine),
+                    [m[0] for m in mine],
+                    [m[0] for m in theirs],
+                ],
+            )
         )
 
 

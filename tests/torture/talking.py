@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from asking_graphs import confirm
-from graphs import add, chat_openai, fail
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
+
+from asking_graphs import confirm
+from graphs import add, chat_openai, fail
 
 
 @tool

@@ -185,9 +185,7 @@ async def test_the_repair_is_killed_between_its_steps(
 
 @pytest.mark.parametrize("command", ["edit", "regenerate", "send"])
 @pytest.mark.parametrize("pruned", [False, True])
-async def test_going_back_is_killed(
-    serve: Serve, provider: Provider, dies: Dies, command: str, pruned: bool
-) -> None:
+async def test_going_back_is_killed(serve: Serve, provider: Provider, dies: Dies, command: str, pruned: bool) -> None:
     """A server dies when the thread has gone back and the turn has not started: it starts, and what went is told."""
     served = await serve("graphs:openai")
     socket = await served.attach("t1")

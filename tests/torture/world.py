@@ -14,7 +14,7 @@ import aiohttp
 from harness import Provider
 from torture.client import Client
 from torture.life import Launcher, Life, check_integrity
-from torture.model import Thread, View, check_request
+from torture.model import Thread, check_request
 
 GRAPH = "talking:talking"
 #: How long a thread may take to come to rest once nobody says anything more.
