@@ -65,7 +65,7 @@ async def a_record(disk: Disk, journal: Journal, thread_id: str = "t1", max_byte
 
 
 def journal_of(disk: Disk, seconds: float = NEVER) -> Journal:
-    return Journal(disk, seconds)  # type: ignore[arg-type]  # it is one, by __getattr__
+    return Journal(disk, seconds)
 
 
 def token(text: str, run_id: str = "r") -> dict[str, Any]:

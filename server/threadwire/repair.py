@@ -47,12 +47,12 @@ async def make_whole(
     a copy of that checkpoint, made whole, becomes the newest. ``metadata`` is kept with what this writes.
     """
     editor = graph.for_state(storage.saver())
-    config = {**config_of(thread_id), "metadata": dict(metadata)}
+    config: Any = {**config_of(thread_id), "metadata": dict(metadata)}
     where = config_of(thread_id, checkpoint_id)
     snapshot = await editor.aget_state(where)
     unfinished = _unfinished(snapshot)
     if snapshot.next or snapshot.tasks or checkpoint_id:
-        cut = {**where, "metadata": {**metadata, CUT: True}}
+        cut: Any = {**where, "metadata": {**metadata, CUT: True}}
         await editor.abulk_update_state(cut, [[StateUpdate(None, END)]])
         snapshot = await editor.aget_state(config)
     elif (snapshot.metadata or {}).get(CUT) and snapshot.parent_config is not None:

@@ -171,14 +171,15 @@ class Client:
         answers = [i for i, m in view.messages.items() if m["role"] == "assistant"]
         if choice < 0.15:
             runs = [c.run_id for c in self.thread.commands.values()]
-            self.command("cancel", **({"run_id": random.choice(runs)} if runs and random.random() < 0.6 else {}))
+            which: dict[str, Any] = {"run_id": random.choice(runs)} if runs and random.random() < 0.6 else {}
+            self.command("cancel", **which)
         elif choice < 0.3 and view.interrupts:
             some = random.sample(view.interrupts, random.randint(1, len(view.interrupts)))
             self.command("respond", responses={found["id"]: "yes" for found in some})
         elif choice < 0.38 and users:
             self.command("edit", message_id=random.choice(users), **self._content())
         elif choice < 0.44 and answers:
-            again = {"message_id": random.choice(answers)} if random.random() < 0.5 else {}
+            again: dict[str, Any] = {"message_id": random.choice(answers)} if random.random() < 0.5 else {}
             self.command("regenerate", may_fail=True, **again)
         elif choice < 0.5:
             self._say({"type": "history", "id": "look", "limit": 5})
@@ -200,5 +201,5 @@ class Client:
             await self._ws.close()
 
 
-class _Gone(Exception):
+class _Gone(Exception):  # noqa: N818 -- it says what happened
     """The connection has ended."""

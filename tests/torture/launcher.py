@@ -125,7 +125,7 @@ def _child(order: dict[str, Any]) -> int:
         del os.environ[key]
     os.environ.update(order["environ"])
     connect, factory = sqlite3.connect, doomed(Doom(order["environ"]))
-    sqlite3.connect = lambda *a, **o: connect(*a, **{"factory": factory, **o})  # type: ignore[assignment]
+    sqlite3.connect = lambda *a, **o: connect(*a, **{"factory": factory, **o})
     from threadwire.cli import main
 
     return main(order["arguments"])
@@ -136,14 +136,14 @@ def _load() -> None:
     sys.path.insert(1, str(Path(__file__).parent.parent))
     # The model's classes and the graph's: a child has them when it starts.
     import langchain_openai
-    import talking
+    import talking  # type: ignore[import-not-found]  # beside this file
 
     import threadwire.app
     import threadwire.cli
     import threadwire.config
     import threadwire.storage.sqlite
 
-    assert langchain_openai and talking and threadwire.app and threadwire.storage.sqlite
+    assert all((langchain_openai, talking, threadwire.app, threadwire.storage.sqlite))
 
 
 def _say(**fields: Any) -> None:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from harness import eventually
 
@@ -72,7 +72,7 @@ class Launcher:
         self._process: asyncio.subprocess.Process
         self._listening: asyncio.Task[None]
 
-    async def __aenter__(self) -> Launcher:
+    async def __aenter__(self) -> Self:
         program = str(Path(__file__).with_name("launcher.py"))
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(sys.executable, program, stdin=pipe, stdout=pipe)

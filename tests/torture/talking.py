@@ -24,7 +24,7 @@ TOOLS = [add, fail, slow, confirm]
 
 
 def talking(_config: Any) -> Any:
-    """``/tool slow {"n": 100}``, ``/tool confirm {"what": "it"}``, ``/tool add {"a": 1, "b": 2}``, ``/tool fail {}``."""
+    """The tools: ``add``, ``fail``, ``slow {"n": 100}``, ``confirm {"what": "it"}``; see ``threadwire simulate``."""
     model = chat_openai().bind_tools(TOOLS)
 
     async def call(state: MessagesState) -> dict[str, Any]:

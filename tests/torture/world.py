@@ -179,7 +179,7 @@ class World:
         try:
             async with asyncio.timeout(REST_SECONDS):
                 for thread, clients in self._threads:
-                    await self._wait(reading, lambda clients=clients: not any(c.outstanding for c in clients))  # type: ignore[misc]
+                    await self._wait(reading, lambda clients=clients: not any(c.outstanding for c in clients))
                     if thread.epoch is not None:
                         await self._rest(life, thread, reading)
             for thread, clients in self._threads:

@@ -38,7 +38,8 @@ UPDATE runs SET status = ?, reason = ?, error = ?, usage = ?, ended_at = ?
 WHERE run_id = ? AND status IN ('queued', 'running')
 """
 LEFT = """
-UPDATE threads SET status = coalesce(?, status), interrupts = coalesce(?, interrupts), updated_at = max(updated_at, ?)
+UPDATE threads
+SET status = coalesce(?, status), interrupts = coalesce(?, interrupts), updated_at = max(updated_at, ?)
 WHERE thread_id = (SELECT thread_id FROM runs WHERE run_id = ?)
 """
 WAITS = "UPDATE threads SET status = ?, interrupts = ? WHERE thread_id = ?"
