@@ -18,7 +18,8 @@ from threadwire.storage.sqlite_threads import SqliteThreads
 LOG = """
 INSERT INTO logs SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE EXISTS (SELECT 1 FROM threads WHERE thread_id = ?1)
 ON CONFLICT (thread_id) DO UPDATE SET
-    floor = max(floor, excluded.floor), last = excluded.last, reserved = excluded.reserved, touched_at = excluded.touched_at
+    floor = max(floor, excluded.floor), last = excluded.last, reserved = excluded.reserved,
+    touched_at = excluded.touched_at
 """
 FRAMES = """
 INSERT OR REPLACE INTO frames SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM logs WHERE thread_id = ?1)
