@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install weights serve test check fix bench wheel clean
+.PHONY: help install weights serve test torture check fix bench wheel clean
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -24,6 +24,9 @@ serve: weights ## Serve on http://127.0.0.1:8000 (ARGS="--port 9000")
 
 test: weights ## All tests (ARGS="-k name")
 	$(BIN)/python -m pytest -m "not torture" $(ARGS)
+
+torture: install ## Hundreds of crashes, and what else takes long (TORTURE_SEED, TORTURE_ROUNDS)
+	$(BIN)/python -m pytest -m torture -s $(ARGS)
 
 check: install ## Lint, format and types
 	$(BIN)/ruff check .

@@ -65,10 +65,10 @@ TABLE: dict[str, set[str]] = {
     },
     "conversation": {"errors", "graph", "history", "run", "storage"},
     "rewind": {"conversation", "errors", "graph", "history", "repair", "storage"},
-    "journal": {"failures", "filters", "log", "logs", "storage"},
+    "journal": {"errors", "failures", "filters", "log", "logs", "storage"},
     "attachment": {"log"},
     "remains": {"filters", "history"},
-    "question": {"conversation", "graph", "history", "journal", "logs", "repair", "rewind", "storage"},
+    "question": {"conversation", "graph", "history", "journal", "logs", "remains", "repair", "rewind", "storage"},
     "intake": {"conversation", "errors", "graph", "journal", "protocol", "rewind", "storage"},
     "turn": {
         "conversation",

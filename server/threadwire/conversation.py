@@ -44,12 +44,13 @@ class Conversation:
             return
         row = await self._storage.get_thread(self.thread_id)
         asked = await self._asked() if row is not None and row.interrupts else set()
-        waiting = [found for found in row.interrupts if found["id"] in asked] if row is not None else []
+        interrupts = row.interrupts if row is not None else []
+        waiting = [found for found in interrupts if found["id"] in asked]
         if not self._loaded:
             self._loaded = True
             self.exists = self.exists or row is not None
-            self.stale = row is not None and bool(row.interrupts) and not waiting
-            self.waiting = row.interrupts if self.stale and row is not None else waiting
+            self.stale = bool(interrupts) and not waiting
+            self.waiting = waiting or interrupts
             if row is None:
                 self._known = set()
 

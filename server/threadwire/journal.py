@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from threadwire import failures
+from threadwire.errors import StorageError
 from threadwire.filters import Answer, Origin
 from threadwire.log import Log, Numbered
 from threadwire.logs import get_logger
@@ -210,7 +211,12 @@ class Journal:
         """Write no more of ``record``, which is stuck; return when nothing of it is being written."""
         async with self._writing:
             self._dirty.pop(record, None)
-            self._commits = [commit for commit in self._commits if commit.record is not record]
+            commits, self._commits = self._commits, []
+            for commit in commits:
+                if commit.record is not record:
+                    self._commits.append(commit)
+                elif commit.done is not None and not commit.done.done():
+                    commit.done.set_exception(StorageError("The thread is going to be deleted."))
 
     async def close(self) -> None:
         """Write all there is, once."""

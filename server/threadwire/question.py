@@ -15,6 +15,7 @@ from threadwire.graph import Graph
 from threadwire.history import content_of, message_id, open_tool_calls
 from threadwire.journal import Record
 from threadwire.logs import get_logger
+from threadwire.remains import Remains
 from threadwire.repair import make_whole
 from threadwire.rewind import Rewind
 from threadwire.storage import Mark, Storage, ThreadMark, Truncation
@@ -43,9 +44,13 @@ class Question:
             logger.exception("question not dropped", thread_id=self._conversation.thread_id)
 
     async def drop(self, settled: Callable[[], None] = lambda: None) -> None:
-        """Stop waiting: the tool calls that asked are closed. ``settled`` is called once no crash undoes that."""
+        """Stop waiting: the tool calls that asked are closed. ``settled`` is called once no crash undoes that.
+
+        Can be repeated: a process that died in the middle of it had not told the calls' results.
+        """
         run_id = self._conversation.waiting[0]["run_id"]
         known = await self._conversation.known()
+        remains = Remains(run_id, ((data, origin) for _, data, origin in await self._record.read()))
         messages = await make_whole(
             self._graph,
             self._storage,
@@ -53,16 +58,22 @@ class Question:
             user=None,
             said=lambda _unfinished: [],
             status="cancelled",
+            # What had its answer beside the one that asked keeps it.
+            results=remains.results,
         )
         # From here on the state has no question: a thread that is loaded again sees that, whatever its row says.
         settled()
-        closed = []
+        untold, results = dict(remains.open), {}
         for index, message in enumerate(messages):
-            identity = message_id(message, index)
-            if identity not in known and isinstance(message, ToolMessage):
+            if isinstance(message, ToolMessage):
+                call_id, identity = message.tool_call_id, message_id(message, index)
+                results[call_id] = content_of(message)
+                if identity not in known and call_id not in remains.results:
+                    untold[call_id] = message.name or ""
                 known.add(identity)
-                closed.append(_closed(run_id, message.tool_call_id, message.name or "", content_of(message)))
-        await self._commit(closed)
+        await self._commit(
+            [_closed(run_id, one, name, results.get(one, "The tool was not run.")) for one, name in untold.items()]
+        )
 
     async def take_out(self) -> None:
         """Take the turn that asked out of the thread."""

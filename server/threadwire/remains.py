@@ -1,6 +1,7 @@
 """What the journal has of a run that its process did not end: what it had said, and which tool calls are open.
 
-Read from the run's frames and where they came from, as ``events.py`` made them. Pure.
+Read from the thread's frames and where they came from, as ``events.py`` made them. Calls are of all its runs: one that
+asks a person is told by another run than its result. Pure.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _COUNTS = ("input_tokens", "output_tokens", "total_tokens")
 
 
 class Remains:
-    """See the module. Fed the run's frames in order."""
+    """See the module. Fed the thread's frames in order."""
 
     def __init__(self, run_id: str, frames: Iterable[tuple[bytes, Origin | None]]) -> None:
         self._run_id = run_id
@@ -39,21 +40,34 @@ class Remains:
             if frame["type"] == "message":
                 # It has no run's id; each is the thread's newest of that id.
                 self.texts[frame["message"]["id"]] = _text(frame["message"]["content"])
-            elif frame["type"] in ("tool_call", "tool_result"):
-                # Also of a run before it, which asked a person: this one had the answer.
-                self._take_call(frame, origin)
-            elif frame.get("run_id") == run_id:
+                continue
+            if frame.get("run_id") == run_id:
                 self._take(frame, origin, texts)
+            self._follow(frame)
         for identity, parts in texts.items():
             self.texts[identity] = "".join(parts)
             if identity in self._answers:
                 self._answers[identity][1].text = self.texts[identity]
+
+    def _follow(self, frame: dict[str, Any]) -> None:
+        if frame["type"] == "tool_call":
+            self.open[frame["id"]] = frame["name"]
+            self.calls.add(frame["id"])
+            self.results.pop(frame["id"], None)
+        elif frame["type"] == "tool_result":
+            name = self.open.pop(frame["id"], frame["name"])
+            if frame["result"] is not None:
+                self.results[frame["id"]] = _result(frame, name)
 
     def _take(self, frame: dict[str, Any], origin: Origin | None, texts: dict[str, list[str]]) -> None:
         kind = frame["type"]
         if kind == "token":
             texts.setdefault(frame["message_id"], []).append(frame["content"])
             self._answer(origin)
+        elif kind == "tool_call":
+            if (said := self._answer(origin)) is not None:
+                said.ended = True
+                said.tool_calls.append({"id": frame["id"], "name": frame["name"], "args": frame["args"]})
         elif kind == "usage":
             self.usage = self.usage or dict.fromkeys(_COUNTS, 0)
             for key in _COUNTS:
@@ -61,18 +75,6 @@ class Remains:
             if (found := self._answers.get(frame["message_id"])) is not None:
                 # Told at the end of a model call only.
                 found[1].ended = True
-
-    def _take_call(self, frame: dict[str, Any], origin: Origin | None) -> None:
-        if frame["type"] == "tool_call":
-            self.open[frame["id"]] = frame["name"]
-            self.calls.add(frame["id"])
-            if frame["run_id"] == self._run_id and (said := self._answer(origin)) is not None:
-                said.ended = True
-                said.tool_calls.append({"id": frame["id"], "name": frame["name"], "args": frame["args"]})
-        else:
-            name = self.open.pop(frame["id"], frame["name"])
-            if frame["result"] is not None:
-                self.results[frame["id"]] = _result(frame, name)
 
     def _answer(self, origin: Origin | None) -> Said | None:
         answer = origin.answer if origin is not None else None

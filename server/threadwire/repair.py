@@ -14,7 +14,7 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 from langgraph.graph import END
-from langgraph.types import StateUpdate
+from langgraph.types import StateSnapshot, StateUpdate
 
 from threadwire.graph import MESSAGES, REPAIR_NODE, Graph
 from threadwire.history import CutStatus, Said, missing, open_tool_calls
@@ -22,6 +22,9 @@ from threadwire.logs import get_logger
 from threadwire.storage import Storage
 
 logger = get_logger(__name__)
+
+#: Kept with a checkpoint that the first of the two steps made.
+CUT = "threadwire_cut"
 
 
 async def make_whole(
@@ -34,22 +37,28 @@ async def make_whole(
     status: CutStatus,
     results: Mapping[str, ToolMessage] = MappingProxyType({}),
     checkpoint_id: str | None = None,
+    metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> list[BaseMessage]:
     """Leave the thread as if its turn had ended there; returns all its messages.
 
     ``user`` is the turn's own message, added where the graph had not stored it. ``said`` is given the ids of the
     root graph's tasks whose work is not stored, and gives what their model calls had said. ``results`` has what tools
     gave, by call id, though their node had not got to store it. With ``checkpoint_id`` the thread goes on from there:
-    a copy of that checkpoint, made whole, becomes the newest.
+    a copy of that checkpoint, made whole, becomes the newest. ``metadata`` is kept with what this writes.
     """
     editor = graph.for_state(storage.saver())
-    config = config_of(thread_id)
+    config: Any = {**config_of(thread_id), "metadata": dict(metadata)}
     where = config_of(thread_id, checkpoint_id)
     snapshot = await editor.aget_state(where)
-    answers = said({task.id for task in snapshot.tasks if task.result is None})
+    unfinished = _unfinished(snapshot)
     if snapshot.next or snapshot.tasks or checkpoint_id:
-        await editor.abulk_update_state(where, [[StateUpdate(None, END)]])
+        cut: Any = {**where, "metadata": {**metadata, CUT: True}}
+        await editor.abulk_update_state(cut, [[StateUpdate(None, END)]])
         snapshot = await editor.aget_state(config)
+    elif (snapshot.metadata or {}).get(CUT) and snapshot.parent_config is not None:
+        # A process died between the two steps: what it had cut off is in the checkpoint before.
+        unfinished = _unfinished(await editor.aget_state(snapshot.parent_config))
+    answers = said(unfinished)
     stored: list[BaseMessage] = list(snapshot.values.get(MESSAGES) or [])
     added = missing(stored, user, answers, results, status)
     if added:
@@ -59,6 +68,10 @@ async def make_whole(
     if still_open := open_tool_calls(messages):
         logger.error("tool calls left open", thread_id=thread_id, calls=[call["id"] for call in still_open])
     return messages
+
+
+def _unfinished(snapshot: StateSnapshot) -> set[str]:
+    return {task.id for task in snapshot.tasks if task.result is None}
 
 
 def config_of(thread_id: str, checkpoint_id: str | None = None) -> Any:

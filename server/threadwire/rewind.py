@@ -7,6 +7,9 @@ other channels stay as they are. Knows no frames and no runs in progress.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
 from langchain_core.messages import BaseMessage, HumanMessage, RemoveMessage
 from langgraph.checkpoint.base import CheckpointMetadata, empty_checkpoint
 from langgraph.types import StateUpdate
@@ -17,6 +20,21 @@ from threadwire.graph import MESSAGES, REPAIR_NODE, Graph
 from threadwire.history import message_id
 from threadwire.repair import config_of, make_whole
 from threadwire.storage import RunRow, Storage
+
+#: Kept with a checkpoint that a run has gone back to: the one it went back from, and which run it is (not under
+#: ``run_id``: LangGraph takes a run that finds its own for one that is resumed, and gives it no input).
+LEFT, WHOSE = "threadwire_left", "threadwire_run"
+
+
+class _Way(NamedTuple):
+    """Whose way back it is, and from which checkpoint."""
+
+    run_id: str
+    left: str | None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {WHOSE: self.run_id} | ({LEFT: self.left} if self.left else {})
 
 
 class Rewind:
@@ -90,25 +108,33 @@ class Rewind:
         again = row.turn if row.trigger == "regenerate" else None
         if at is None and edited is None and again is None:
             return [], None
-        before = await self._conversation.stored()
+        # A process that died between here and the turn's start has gone back already: what it went back from is before.
+        way = _Way(row.run_id, await self._left(row.run_id) or await self._storage.newest_checkpoint(row.thread_id))
+        before = await self._conversation.stored(way.left)
         ids = [message_id(message, index) for index, message in enumerate(before)]
         if at is not None:
-            await self._fork(at)
+            await self._fork(at, way)
             kept = await self._kept()
         else:
-            kept = await self._before_turn(edited or again or "", ids)
+            kept = await self._before_turn(edited or again or "", ids, way)
         removed = [identity for identity in ids if identity not in kept and identity != again]
         return removed, next((m for m in before if again and m.id == again and isinstance(m, HumanMessage)), None)
 
-    async def _before_turn(self, turn: str, ids: list[str]) -> set[str]:
+    async def _left(self, run_id: str) -> str | None:
+        """The checkpoint that a run has gone back from, where that is the last that was done with the thread."""
+        newest = await self._storage.reader.aget_tuple(config_of(self._thread_id))
+        metadata: Mapping[str, Any] = newest.metadata if newest is not None else {}
+        return metadata.get(LEFT) if metadata.get(WHOSE) == run_id else None
+
+    async def _before_turn(self, turn: str, ids: list[str], way: _Way) -> set[str]:
         if turn not in ids:
             raise NoSuchMessage("The message is no longer in the thread.")
         base = await self._storage.turn_base(self._thread_id, turn)
         if base is not None:
-            await self._fork(base[0])
+            await self._fork(base[0], way)
             return await self._kept()
         gone = ids[ids.index(turn) :]
-        await self.take_out(gone)
+        await self.take_out(gone, way)
         kept = await self._kept()
         if not kept.isdisjoint(gone):
             raise NoSuchCheckpoint(
@@ -119,7 +145,7 @@ class Rewind:
     async def _kept(self) -> set[str]:
         return {message_id(message, index) for index, message in enumerate(await self._conversation.stored())}
 
-    async def _fork(self, checkpoint_id: str | None) -> None:
+    async def _fork(self, checkpoint_id: str | None, way: _Way) -> None:
         """Make a copy of that checkpoint the thread's newest, whole; None: an empty one."""
         if checkpoint_id is not None:
             if not await self.has_checkpoint(checkpoint_id):
@@ -132,20 +158,23 @@ class Rewind:
                 said=lambda _unfinished: [],
                 status="cancelled",
                 checkpoint_id=checkpoint_id,
+                metadata=way.metadata,
             )
             return
         metadata: CheckpointMetadata = {"source": "fork", "step": -1, "parents": {}}
-        await self._storage.saver().aput(config_of(self._thread_id), empty_checkpoint(), metadata, {})
+        config = config_of(self._thread_id) | {"metadata": way.metadata}
+        await self._storage.saver().aput(config, empty_checkpoint(), metadata, {})
 
-    async def take_out(self, ids: list[str]) -> None:
+    async def take_out(self, ids: list[str], way: _Way | None = None) -> None:
         """Take messages out of the newest checkpoint by their ids, where the graph's reducer can."""
-        config = config_of(self._thread_id)
+        config = config_of(self._thread_id) | ({"metadata": way.metadata} if way is not None else {})
+        there = await self._kept()
         editor = self._graph.for_state(self._storage.saver())
         if self._graph.replaces_messages:
             stored = await self._conversation.stored()
             left: list[BaseMessage] = [m for i, m in enumerate(stored) if message_id(m, i) not in ids]
         else:
-            left = [RemoveMessage(id=identity) for identity in ids]
+            left = [RemoveMessage(id=identity) for identity in ids if identity in there]
         await editor.abulk_update_state(config, [[StateUpdate({MESSAGES: left}, REPAIR_NODE)]])
 
     # --- a turn that never was ---

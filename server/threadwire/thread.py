@@ -40,6 +40,9 @@ from threadwire.turns import Turns
 
 logger = get_logger(__name__)
 
+#: How long after a recovery that failed it is tried again.
+_RETRY_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class ThreadParts:
@@ -233,7 +236,13 @@ class Thread:
     def recover(self, rows: Sequence[RunRow]) -> None:
         """Bring its run to an end and its queue back: ``rows`` are all that have not ended. Before anything else."""
         self._recovered.clear()
-        self._post(lambda _answer: self._recover(rows))
+
+        def failed(error: dict[str, Any] | ThreadwireError) -> None:
+            # It could not even be loaded: who wants to attach hears of it, or waits.
+            logger.error("thread not recovered", thread_id=self.thread_id, error=str(error))
+            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self.recover, rows)
+
+        self._post(lambda _answer: self._recover(rows), failed)
 
     async def _recover(self, rows: Sequence[RunRow]) -> None:
         self._said.exists = True
@@ -245,9 +254,9 @@ class Thread:
                     turn = self._turn(row)
                     await end_lost(turn, self._record, self._said, parts.graph, parts.storage, undone=undone)
                     self._turn_ended()
-            for row in rows:
-                if row.status == "queued":
-                    self._turns.queue.append(self._turn(row))
+            # As they were taken in: a new message waits behind a question, what answers it or takes its place does not.
+            queued = (row for row in rows if row.status == "queued")
+            self._turns.queue.extend(map(self._turn, sorted(queued, key=lambda row: row.trigger == "send")))
             self._turns.supersede()
         finally:
             self._recovered.set()

@@ -208,6 +208,7 @@ class Turn:
     async def _undo(self, outcome: Outcome) -> tuple[Mark, ...]:
         """Take the turn out of the thread: what is to be written with its end."""
         outcome.status, outcome.reason, outcome.error, outcome.interrupts = "cancelled", "superseded", None, []
+        outcome.messages = None
         self._conversation.moved(None)
         base, ids = await self._rewind.undone(self.row.turn or "")
         (await self._conversation.known()).difference_update(ids)
@@ -230,13 +231,15 @@ class Turn:
         return told if outcome.messages is None else {**told, "messages": outcome.messages}
 
     def _end(self, outcome: Outcome, interrupts: list[dict[str, Any]], *, thread_busy: bool) -> RunEnd:
-        status: ThreadStatus = "idle"
+        status: ThreadStatus | None = "idle"
+        left: list[dict[str, Any]] | None = interrupts
         if thread_busy:
-            status = "busy"
+            # The other's end may be on its way to the disk, and goes before this one.
+            status = left = None
         elif outcome.status == "interrupted":
             status = "interrupted"
         elif self._conversation.waiting:
-            status, interrupts = "interrupted", self._conversation.waiting
+            status, left = "interrupted", self._conversation.waiting
         elif outcome.status == "failed":
             status = "error"
         return RunEnd(
@@ -247,7 +250,7 @@ class Turn:
             usage=outcome.usage,
             at=time.time(),
             thread_status=status,
-            interrupts=interrupts,
+            interrupts=left,
         )
 
 

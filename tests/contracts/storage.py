@@ -22,6 +22,7 @@ from threadwire.storage import (
     MAX_METADATA_BYTES,
     Fence,
     FenceClosed,
+    Frames,
     LogRow,
     RunEnd,
     RunRow,
@@ -30,6 +31,7 @@ from threadwire.storage import (
     ThreadMark,
     ThreadQuery,
     ThreadRow,
+    Truncation,
 )
 
 Factory = Callable[[], AbstractAsyncContextManager[Storage]]
@@ -700,3 +702,222 @@ class StorageContract:
                 "run": lambda key=key: storage.get_run(key, key),  # type: ignore[misc]
             }
             assert await reading[kind]() is not None
+
+    # --- the journal ----------------------------------------------------------------------------------------
+
+    async def test_log_of_a_new_thread(self, storage: Storage) -> None:
+        """A thread has the log it was accepted with, from its first run on, and no frames."""
+        assert await storage.read_log("t1") is None
+        assert await storage.read_frames("t1") == []
+        await storage.accept_run(a_run(), LogRow("t1", "e1", reserved=100))
+        await storage.accept_run(a_run("r2"), LogRow("t1", "e2", reserved=200))
+        assert await storage.read_log("t1") == LogRow("t1", "e1", reserved=100)
+        assert await storage.read_frames("t1") == []
+
+    async def test_write_frames(self, factory: Factory) -> None:
+        """What is written of a log is there, in the order of its frames, also after closing and opening again."""
+        async with factory() as storage:
+            await accept(storage, a_run())
+            await storage.write([(LogRow("t1", "e1", 0, 3, 100, 5.5), Frames(3, b"one\ntwo", b"[]"))], [])
+            await storage.write([(LogRow("t1", "e1", 0, 9, 100, 6.5), Frames(9, b"\xff\0", b"[1]"))], [])
+        async with factory() as storage:
+            log = await storage.read_log("t1")
+            assert log is not None
+            assert (log.floor, log.last, log.reserved, log.touched_at) == (0, 9, 100, 6.5)
+            assert log.epoch == "epoch of r1", "whoever writes, a log keeps its epoch"
+            assert await storage.read_frames("t1") == [Frames(3, b"one\ntwo", b"[]"), Frames(9, b"\xff\0", b"[1]")]
+
+    async def test_write_many_logs(self, storage: Storage) -> None:
+        """Logs of several threads go together, one without new frames too; that of no thread is passed over."""
+        for number in (1, 2, 3):
+            await accept(storage, a_run(f"r{number}", f"t{number}"))
+        await storage.write(
+            [
+                (LogRow("t1", "e", 0, 1, 10, 1.0), Frames(1, b"a", b"[]")),
+                (LogRow("t9", "e", 0, 1, 10, 1.0), Frames(1, b"nobody's", b"[]")),
+                (LogRow("t2", "e", 4, 4, 20, 2.0), None),
+            ],
+            [],
+        )
+        assert await storage.read_frames("t1") == [Frames(1, b"a", b"[]")]
+        rows = [await storage.read_log(f"t{number}") for number in (1, 2, 3, 9)]
+        assert [row and (row.floor, row.last, row.reserved) for row in rows] == [
+            (0, 1, 10),
+            (4, 4, 20),
+            (0, 0, 0),
+            None,
+        ]
+        assert await storage.read_frames("t9") == []
+        assert await storage.get_thread("t9") is None
+
+    async def test_write_again(self, storage: Storage) -> None:
+        """Frames that are written again, after a write whose answer was lost, are there once."""
+        await accept(storage, a_run())
+        for _ in range(2):
+            await storage.write([(LogRow("t1", "e", 0, 3, 10, 1.0), Frames(3, b"a", b"[]"))], [])
+        assert await storage.read_frames("t1") == [Frames(3, b"a", b"[]")]
+
+    async def test_floor(self, storage: Storage) -> None:
+        """Frames up to a log's floor go, those written together only when all of them may."""
+        await accept(storage, a_run())
+        for last in (3, 6, 9):
+            await storage.write([(LogRow("t1", "e", 0, last, 100, 1.0), Frames(last, b"x", b"[]"))], [])
+        await storage.write([(LogRow("t1", "e", 5, 9, 100, 1.0), None)], [])
+        assert [frames.last for frames in await storage.read_frames("t1")] == [6, 9]
+        await storage.write([(LogRow("t1", "e", 9, 12, 100, 1.0), Frames(12, b"x", b"[]"))], [])
+        assert [frames.last for frames in await storage.read_frames("t1")] == [12]
+
+    async def test_floor_stays(self, storage: Storage) -> None:
+        """A floor never goes down: who forgot frames and who writes the next ones need not know of each other."""
+        await accept(storage, a_run())
+        await storage.write([(LogRow("t1", "e", 0, 5, 100, 1.0), Frames(5, b"old", b"[]"))], [])
+        await finish(storage, "r1")
+        await storage.forget_frames(2.0, but=())
+        await storage.write([(LogRow("t1", "e", 0, 8, 100, 3.0), Frames(8, b"new", b"[]"))], [])
+        log = await storage.read_log("t1")
+        assert log is not None
+        assert (log.floor, log.last) == (5, 8)
+        assert await storage.read_frames("t1") == [Frames(8, b"new", b"[]")]
+
+    async def test_forget_frames(self, storage: Storage, but=()) -> None:
+        """Frames of logs that were last written to before that go; those of a thread with work in hand stay."""
+        for number, at in ((1, 10.0), (2, 20.0), (3, 10.0), (4, 10.0)):
+            await accept(storage, a_run(f"r{number}", f"t{number}"))
+            await storage.write([(LogRow(f"t{number}", "e", 0, 5, 100, at), Frames(5, b"x", b"[]"))], [])
+        for run_id in ("r1", "r2"):
+            await finish(storage, run_id)
+        await storage.write([], [RunStart("r4", None, 1.0)])
+        await storage.forget_frames(20.0, but=())
+        rows = [await storage.read_log(f"t{number}") for number in (1, 2, 3, 4)]
+        assert [row and (row.floor, row.last, row.reserved) for row in rows] == [(5, 5, 100), *3 * [(0, 5, 100)]]
+        assert [len(await storage.read_frames(f"t{number}")) for number in (1, 2, 3, 4)] == [0, 1, 1, 1]
+        await storage.forget_frames(20.0, but=())
+
+    async def test_write_is_one_transaction(self, storage: Storage) -> None:
+        """Where one mark fails, nothing is written: no frame, no mark before it, and the storage goes on."""
+        await accept(storage, a_run())
+        log = LogRow("t1", "e", 0, 1, 10, 1.0), Frames(1, b"a", b"[]")
+        broken = RunEnd("r1", "completed", None, None, None, object(), "idle", [])  # type: ignore[arg-type]
+        with pytest.raises(Exception):  # noqa: B017, PT011 -- whatever the database says of it
+            await storage.write([log], [RunStart("r1", None, 5.0), broken])
+        assert await storage.get_run("t1", "r1") == a_run()
+        assert await storage.read_frames("t1") == []
+        await storage.write([log], [RunStart("r1", None, 5.0)])
+        run = await storage.get_run("t1", "r1")
+        assert run is not None
+        assert run.status == "running"
+        assert await storage.read_frames("t1") == [log[1]]
+
+    async def test_marks_in_order(self, storage: Storage) -> None:
+        """A run that starts and ends in one write has ended, and its thread is what the last mark says."""
+        await accept(storage, a_run())
+        end = RunEnd("r1", "interrupted", None, None, None, 6.0, "interrupted", INTERRUPTS)
+        await storage.write([], [RunStart("r1", None, 5.0), end, ThreadMark("t1", "idle")])
+        run = await storage.get_run("t1", "r1")
+        assert run is not None
+        assert (run.status, run.started_at, run.ended_at) == ("interrupted", 5.0, 6.0)
+        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 100.5, "idle", TITLED)
+
+    async def test_start_ends_the_question(self, storage: Storage) -> None:
+        """A thread whose run starts waits for nobody any more."""
+        await accept(storage, a_run())
+        await storage.write([], [ThreadMark("t1", "interrupted", INTERRUPTS), RunStart("r1", None, 200.0)])
+        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 200.0, "busy", TITLED)
+
+    async def test_end_leaves_the_thread(self, storage: Storage) -> None:
+        """The end of a run that says nothing of its thread leaves it as it is, whatever came just before."""
+        for run_id in ("r1", "r2"):
+            await accept(storage, a_run(run_id))
+        await finish(storage, "r1", thread_status="interrupted", interrupts=INTERRUPTS)
+        await finish(storage, "r2", status="cancelled", at=400.0, thread_status=None, interrupts=None)
+        assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 400.0, "interrupted", TITLED, INTERRUPTS)
+
+    async def test_newest_checkpoint(self, storage: Storage) -> None:
+        """The id of what was saved last at the root, whatever subgraphs saved after it."""
+        assert await storage.newest_checkpoint("t1") is None
+        saver = storage.saver()
+        ids = [(await put(saver, value=number))["id"] for number in range(3)]
+        inner = empty_checkpoint()
+        await saver.aput({"configurable": {"thread_id": "t1", "checkpoint_ns": "sub:1"}}, inner, {"step": 1}, {})
+        await put(saver, "t2")
+        assert await storage.newest_checkpoint("t1") == ids[-1]
+
+    async def test_turn_base(self, storage: Storage) -> None:
+        """A turn began at the checkpoint its run started from; that of a run that answers a question did before."""
+        saver = storage.saver()
+        base = (await put(saver))["id"]
+        await accept(storage, a_run())
+        assert await storage.turn_base("t1", "m-r1") is None
+        await storage.write([], [RunStart("r1", None, 1.0)])
+        assert await storage.turn_base("t1", "m-r1") == (None,)
+        await accept(storage, a_run("r2"))
+        await storage.write([], [RunStart("r2", base, 2.0)])
+        await accept(storage, a_run("r3", trigger="respond", message_id=None, turn="m-r2"))
+        later = (await put(saver))["id"]
+        await storage.write([], [RunStart("r3", later, 3.0)])
+        assert await storage.turn_base("t1", "m-r2") == (base,)
+        # Answered again, it begins anew; another thread's turn is another's.
+        await accept(storage, a_run("r4", trigger="regenerate", message_id=None, turn="m-r2"))
+        await storage.write([], [RunStart("r4", later, 4.0)])
+        assert await storage.turn_base("t1", "m-r2") == (later,)
+        assert await storage.turn_base("t2", "m-r2") is None
+        assert await storage.turn_base("t1", "m-nobody") is None
+
+    async def test_turn_base_is_gone(self, storage: Storage) -> None:
+        """A turn whose checkpoint is not there is not gone back to."""
+        await accept(storage, a_run())
+        await storage.write([], [RunStart("r1", "never-saved", 1.0)])
+        assert await storage.turn_base("t1", "m-r1") is None
+
+    async def test_truncate(self, storage: Storage) -> None:
+        """What was saved after a checkpoint goes, with what was begun from it; what leads there stays."""
+        saver = storage.saver()
+        kept, base = [(await put(saver, value=number)) for number in range(2)]
+        await saver.aput_writes(config_of("t1", checkpoint_id=kept["id"]), [("y", 0)], "task")
+        await saver.aput_writes(config_of("t1", checkpoint_id=base["id"]), [("y", 1)], "task")
+        await accept(storage, a_run())
+        await storage.write([], [RunStart("r1", kept["id"], 1.0)])
+        await accept(storage, a_run("r2"))
+        await storage.write([], [RunStart("r2", base["id"], 2.0)])
+        for number in (2, 3):
+            await put(saver, value=number)
+        await put(saver, "t2", "other")
+        await storage.write([], [Truncation("t1", base["id"])])
+        found = await storage.reader.aget_tuple(config_of("t1"))
+        assert found is not None
+        assert found.checkpoint["channel_values"]["x"] == 1
+        assert not found.pending_writes
+        before = await storage.reader.aget_tuple(config_of("t1", checkpoint_id=kept["id"]))
+        assert before is not None
+        assert before.pending_writes == [("task", "y", 0)]
+        assert await storage.turn_base("t1", "m-r1") == (kept["id"],)
+        assert await storage.turn_base("t1", "m-r2") is None
+        assert await newest(storage.reader, "t2") == "other"
+        await storage.write([], [Truncation("t1", None)])
+        assert await newest(storage.reader) is None
+        assert await storage.turn_base("t1", "m-r1") is None
+        assert await newest(storage.reader, "t2") == "other"
+
+    async def test_delete_takes_the_log(self, storage: Storage) -> None:
+        """A deleted thread leaves no log, no frame and no turn; who uses its id again has a new log."""
+        await accept(storage, a_run())
+        await storage.write([(LogRow("t1", "e", 0, 1, 10, 1.0), Frames(1, b"a", b"[]"))], [RunStart("r1", None, 1.0)])
+        await storage.delete_thread("t1")
+        assert await storage.read_log("t1") is None
+        assert await storage.read_frames("t1") == []
+        assert await storage.turn_base("t1", "m-r1") is None
+        await storage.write([(LogRow("t1", "e", 0, 2, 10, 1.0), Frames(2, b"b", b"[]"))], [])
+        assert await storage.read_log("t1") is None
+        await accept(storage, a_run("r2"))
+        assert await storage.read_log("t1") == LogRow("t1", "epoch of r2")
+
+    async def test_copy_has_no_log(self, storage: Storage) -> None:
+        """A copy begins a log of its own, and knows where the turns of its original began."""
+        saver = storage.saver()
+        base = (await put(saver))["id"]
+        await accept(storage, a_run())
+        await storage.write([(LogRow("t1", "e", 0, 1, 10, 1.0), Frames(1, b"a", b"[]"))], [RunStart("r1", base, 1.0)])
+        await storage.copy_thread("t1", "t2", 5.0)
+        assert await storage.read_log("t2") is None
+        assert await storage.read_frames("t2") == []
+        assert await storage.turn_base("t2", "m-r1") == (base,)

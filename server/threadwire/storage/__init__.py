@@ -114,7 +114,10 @@ class Frames:
 
 @dataclass(frozen=True, slots=True)
 class RunStart:
-    """A queued run starts, from the checkpoint ``base``, and its thread is ``busy``. Another run stays as it is."""
+    """A queued run starts, from the checkpoint ``base``, and its thread is ``busy`` and waits for nobody.
+
+    Another run stays as it is.
+    """
 
     run_id: str
     base: str | None
@@ -123,7 +126,10 @@ class RunStart:
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """A run ends, and leaves its thread in ``thread_status``. One that has ended stays as it is, and so its thread."""
+    """A run ends, and leaves its thread in ``thread_status``, waiting for ``interrupts``; None leaves either as it is.
+
+    A run that has ended stays as it is, and so does its thread.
+    """
 
     run_id: str
     status: RunStatus
@@ -131,8 +137,8 @@ class RunEnd:
     error: dict[str, str] | None
     usage: dict[str, Any] | None
     at: float
-    thread_status: ThreadStatus
-    interrupts: list[dict[str, Any]]
+    thread_status: ThreadStatus | None
+    interrupts: list[dict[str, Any]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +289,8 @@ class Storage(Protocol):
     async def write(self, logs: Sequence[tuple[LogRow, Frames | None]], marks: Sequence[Mark]) -> None:
         """Write what is new of some logs, and what goes with it, in one transaction; marks in their order.
 
-        Frames up to a log's ``floor`` are deleted. A log whose thread is not there is passed over.
+        Frames up to a log's ``floor`` are deleted; it never goes down, whoever deleted them. A log whose thread is not
+        there is passed over.
         """
         ...
 

@@ -18,7 +18,8 @@ from threadwire.storage.sqlite_threads import SqliteThreads
 LOG = """
 INSERT INTO logs SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE EXISTS (SELECT 1 FROM threads WHERE thread_id = ?1)
 ON CONFLICT (thread_id) DO UPDATE SET
-    floor = excluded.floor, last = excluded.last, reserved = excluded.reserved, touched_at = excluded.touched_at
+    floor = max(floor, excluded.floor), last = excluded.last, reserved = excluded.reserved,
+    touched_at = excluded.touched_at
 """
 FRAMES = """
 INSERT OR REPLACE INTO frames SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM logs WHERE thread_id = ?1)
@@ -26,7 +27,7 @@ INSERT OR REPLACE INTO frames SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM 
 TRIM = "DELETE FROM frames WHERE thread_id = ? AND last <= ?"
 START = "UPDATE runs SET status = 'running', started_at = ?, base = ? WHERE run_id = ? AND status = 'queued'"
 BUSY = """
-UPDATE threads SET status = 'busy', updated_at = max(updated_at, ?)
+UPDATE threads SET status = 'busy', interrupts = '[]', updated_at = max(updated_at, ?)
 WHERE thread_id = (SELECT thread_id FROM runs WHERE run_id = ?)
 """
 TURN = """
@@ -38,7 +39,8 @@ UPDATE runs SET status = ?, reason = ?, error = ?, usage = ?, ended_at = ?
 WHERE run_id = ? AND status IN ('queued', 'running')
 """
 LEFT = """
-UPDATE threads SET status = ?, interrupts = ?, updated_at = max(updated_at, ?)
+UPDATE threads
+SET status = coalesce(?, status), interrupts = coalesce(?, interrupts), updated_at = max(updated_at, ?)
 WHERE thread_id = (SELECT thread_id FROM runs WHERE run_id = ?)
 """
 WAITS = "UPDATE threads SET status = ?, interrupts = ? WHERE thread_id = ?"

@@ -1,0 +1,268 @@
+"""What the torture has found, each as small as it gets: a server that dies at that very statement.
+
+A death is a copy of the file as it is on the disk at that moment, on which another server is started.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from conftest import Serve
+from harness import DEADLINE, Provider, Served, Socket, eventually
+from torture.launcher import Doom, doomed
+from torture.model import check_request
+
+ENDLESS = "/tokens 100000\n/tokens-per-second 200"
+ASKS = '/tool confirm {"what": "it"}'
+
+
+class Death(Doom):
+    """The file as it is at an event, in a copy."""
+
+    def __init__(self, event: str, database: Path) -> None:
+        super().__init__({"TORTURE_KILL": event})
+        self._database = database
+        self.left: Path | None = None
+
+    def strike(self) -> None:
+        copy = self._database.with_suffix(".left")
+        for ending in ("", "-wal"):
+            if Path(f"{self._database}{ending}").exists():
+                shutil.copy(f"{self._database}{ending}", f"{copy}{ending}")
+        self.left = copy
+
+
+class Dies(Protocol):
+    """See the fixture."""
+
+    def __call__(self, event: str, kind: type[Death] = Death) -> Death: ...
+
+
+class _Switch(Doom):
+    """Passes on what happens, once there is somebody for it."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.death: Death | None = None
+
+    def event(self, name: str) -> None:
+        if self.death is not None:
+            self.death.event(name)
+
+
+@pytest.fixture
+def dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dies:
+    """``dies("1 after commit …")``: from now on, the served file's death at that event."""
+    switch, connect = _Switch(), sqlite3.connect
+    factory = doomed(switch)
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **o: connect(*a, **{"factory": factory, **o}))
+
+    def at(event: str, kind: type[Death] = Death) -> Death:
+        switch.death = kind(event, tmp_path / "threadwire.db")
+        return switch.death
+
+    return at
+
+
+async def after(death: Death, serve: Serve, graph: str | None) -> Served:
+    """The next server."""
+    left: Path = await eventually(lambda: death.left, "it dies")
+    return await serve(graph, database=left)
+
+
+async def whole_log(served: Served, first: Socket) -> Socket:
+    """A client that has read all there is, after the death, of the thread of another."""
+    socket = await served.attach("t1", after=0, epoch=first.frames[0]["epoch"])
+    assert socket.frames[0]["resume"] == "replayed"
+    await socket.ask("ping")
+    return socket
+
+
+async def asked(served: Served) -> tuple[Socket, str]:
+    """A client whose thread waits for an answer, and the question's id."""
+    socket = await served.attach("t1")
+    await socket.turn("/tokens 2", message_id="m0")
+    await socket.ask("send", content=ASKS, message_id="m-asks")
+    await socket.until("run_finished", status="interrupted")
+    return socket, socket.of("interrupt")[-1]["interrupts"][0]["id"]
+
+
+async def test_a_rolled_back_run_leaves_no_messages(serve: Serve, dies: Dies) -> None:
+    """A run that died while a turn waited to take its place: it is superseded, and brings nothing back."""
+    served = await serve()
+    socket = await served.attach("t1")
+    await socket.ask("send", content=ENDLESS, message_id="m-gone")
+    await socket.until("token")
+    death = dies("1 after commit .*INSERT INTO runs")
+    await socket.ask("send", content="/tokens 2", multitask_strategy="rollback", message_id="m-next")
+    log = await whole_log(await after(death, serve, None), socket)
+    ended = next(f for f in log.of("run_finished") if f["status"] == "cancelled")
+    assert ended["reason"] == "superseded"
+    assert not ended.get("messages")
+    assert "m-gone" in log.of("messages_removed")[0]["message_ids"]
+
+
+async def test_an_answer_goes_before_what_waits_for_it(serve: Serve, provider: Provider, dies: Dies) -> None:
+    """An answer that was taken and had not started runs first, whatever was waiting behind the question."""
+    served = await serve("asking_graphs:asking")
+    socket, question = await asked(served)
+    queued = await socket.ask("send", content="/tokens 2")
+    death = dies("1 after commit .*INSERT INTO runs")
+    answer = await socket.ask("respond", responses={question: "yes"})
+    again = await after(death, serve, "asking_graphs:asking")
+    log = await again.attach("t1", after=0, epoch=socket.frames[0]["epoch"])
+    for run_id in (answer["run_id"], queued["run_id"]):
+        assert (await log.until("run_finished", run_id=run_id))["status"] == "completed"
+
+
+async def test_a_question_ends_with_the_run_that_answers_it(serve: Serve, provider: Provider, dies: Dies) -> None:
+    """A run that answers a question dies: the question is not asked again, its call is closed, what waited runs."""
+    served = await serve("asking_graphs:asking")
+    socket, question = await asked(served)
+    queued = await socket.ask("send", content="/tokens 2")
+    death = dies("1 after commit .*UPDATE runs SET status = 'running'")
+    answer = await socket.ask("respond", responses={question: "yes"})
+    again = await after(death, serve, "asking_graphs:asking")
+    log = await again.attach("t1", after=0, epoch=socket.frames[0]["epoch"])
+    assert (await log.until("run_finished", run_id=answer["run_id"]))["status"] == "lost"
+    assert [f["status"] for f in log.of("tool_result")] == ["error"]
+    assert (await log.until("run_finished", run_id=queued["run_id"]))["status"] == "completed"
+    welcome = (await again.attach("t1")).frames[0]
+    assert (welcome["run"], welcome["interrupts"]) == (None, [])
+
+
+async def test_a_call_is_closed_though_its_question_was_dropped(serve: Serve, provider: Provider, dies: Dies) -> None:
+    """A server that dies after it has dropped a question from the state and before it has told that: it is told."""
+    served = await serve("asking_graphs:asking")
+    socket, _ = await asked(served)
+    death = dies("2 after commit .*INTO checkpoints")
+    await socket.ask("cancel")
+    again = await after(death, serve, "asking_graphs:asking")
+    log = await whole_log(again, socket)
+    assert log.frames[0]["interrupts"] == []
+    [call], [result] = log.of("tool_call"), log.of("tool_result")
+    assert (result["id"], result["status"]) == (call["id"], "error")
+    assert (await log.turn("/tokens 2"))[-1]["status"] == "completed"
+    async with again.session.get(f"{again.url}/threads/t1") as response:
+        found = await response.json()
+    assert (found["status"], found["interrupts"]) == ("idle", {})
+
+
+@pytest.mark.parametrize("step", [1, 2])
+async def test_the_repair_is_killed_between_its_steps(
+    serve: Serve, provider: Provider, dies: Dies, tmp_path: Path, step: int
+) -> None:
+    """What had been said is kept, whichever of the repair's steps a second death comes after."""
+    served = await serve("graphs:openai")
+    socket = await served.attach("t1")
+    await socket.ask("send", content="/tokens 30\n/tokens-per-second 100\n/silent 30", message_id="m0")
+    while len(socket.text().split()) < 30:
+        await socket.until("token")
+    first = dies("1 after commit .*INSERT OR REPLACE INTO frames")
+    left = await eventually(lambda: first.left, "it dies")
+    (tmp_path / "second").mkdir()
+    database = tmp_path / "second" / "threadwire.db"
+    for ending in ("", "-wal"):
+        shutil.copy(f"{left}{ending}", f"{database}{ending}")
+    second = dies(f"{step} after commit .*INTO checkpoints")
+    second._database = database
+    await serve("graphs:openai", database=database)
+    again = await after(second, serve, "graphs:openai")
+    log = await whole_log(again, socket)
+    [ended] = log.of("run_finished")
+    assert ended["status"] == "lost"
+    history = await again.history("t1")
+    assert [m["role"] for m in history] == ["user", "assistant"]
+    assert history[1]["content"] == log.text()
+    assert ended["messages"] == history
+
+
+@pytest.mark.parametrize("command", ["edit", "regenerate", "send"])
+@pytest.mark.parametrize("pruned", [False, True])
+async def test_going_back_is_killed(serve: Serve, provider: Provider, dies: Dies, command: str, pruned: bool) -> None:
+    """A server dies when the thread has gone back and the turn has not started: it starts, and what went is told."""
+    served = await serve("graphs:openai")
+    socket = await served.attach("t1")
+    for number in range(3):
+        await socket.turn("/tokens 3", message_id=f"m{number}")
+    before = [m["id"] for m in await served.history("t1")]
+    fields: dict[str, Any] = {"message_id": before[3]}
+    if command == "edit":
+        fields = {"message_id": "m1", "content": "/tokens 2"}
+    elif command == "send":
+        async with served.session.post(f"{served.url}/threads/t1/history", json={"limit": 100}) as response:
+            states = await response.json()
+        place = next(s for s in states if len(s["values"]["messages"]) == 2 and not s["next"])
+        fields = {"content": "/tokens 2", "checkpoint_id": place["checkpoint"]["checkpoint_id"], "message_id": "m9"}
+    if pruned:
+        if command == "send":
+            pytest.skip("there is no other way to a checkpoint")
+        with sqlite3.connect(served.database) as connection:
+            connection.execute("DELETE FROM turns")
+        connection.close()
+    death = dies("1 after commit .*INTO checkpoints")
+    ack = await socket.ask(command, **fields)
+    again = await after(death, serve, "graphs:openai")
+    log = await again.attach("t1", after=0, epoch=socket.frames[0]["epoch"])
+    assert (await log.until("run_finished", run_id=ack["run_id"]))["status"] == "completed"
+    kept = 3 if command == "regenerate" else 2
+    assert log.of("messages_removed")[0]["message_ids"] == before[kept:]
+    history = [m["id"] for m in await again.history("t1")]
+    assert history[:kept] == before[:kept]
+    assert len(history) == 4
+    for request in await provider.requests():
+        check_request(request["messages"])
+
+
+async def test_results_beside_a_question_stay(serve: Serve, provider: Provider) -> None:
+    """A tool that had its result beside one that asks keeps it when the question is dropped, and is told once."""
+    served = await serve("torture.talking:talking")
+    socket = await served.attach("t1")
+    await socket.ask("send", content=f'{ASKS}\n/tool add {{"a": 1, "b": 2}}')
+    await socket.until("run_finished", status="interrupted")
+    await socket.ask("cancel")
+    await socket.turn("/tokens 2")
+    told = {f["name"]: f["status"] for f in socket.of("tool_result")}
+    assert told == {"add": "ok", "confirm": "error"}
+    assert len(socket.of("tool_result")) == 2
+    stored = {m["name"]: m["content"] for m in await served.history("t1") if m["role"] == "tool"}
+    assert stored["add"] == "3"
+
+
+class Hold(Death):
+    """Everything that is written waits at an event."""
+
+    def __init__(self, event: str, database: Path) -> None:
+        super().__init__(event, database)
+        self.reached, self.released = threading.Event(), threading.Event()
+
+    def strike(self) -> None:
+        self.reached.set()
+        self.released.wait(DEADLINE)
+
+
+async def test_a_queued_turn_is_cancelled_as_the_run_ends(serve: Serve, provider: Provider, dies: Dies) -> None:
+    """Its end says nothing of the thread: not that it is busy, nor that it waits for nobody."""
+    served = await serve("asking_graphs:asking")
+    socket = await served.attach("t1")
+    await socket.turn("/tokens 2")
+    hold = dies("1 before commit .*UPDATE runs SET status = \\?", Hold)
+    assert isinstance(hold, Hold)
+    await socket.ask("send", content=ASKS)
+    queued = await socket.ask("send", content="/tokens 2")
+    await eventually(hold.reached.is_set, "the run's end is being written")
+    await socket.command("cancel", run_id=queued["run_id"])
+    for _ in range(3):
+        await socket.ask("ping")
+    hold.released.set()
+    await socket.until("run_finished", run_id=queued["run_id"])
+    async with served.session.get(f"{served.url}/threads/t1") as response:
+        found = await response.json()
+    assert found["status"] == "interrupted"
+    assert found["interrupts"]
