@@ -779,7 +779,7 @@ class StorageContract:
         assert (log.floor, log.last) == (5, 8)
         assert await storage.read_frames("t1") == [Frames(8, b"new", b"[]")]
 
-    async def test_forget_frames(self, storage: Storage, but=()) -> None:
+    async def test_forget_frames(self, storage: Storage) -> None:
         """Frames of logs that were last written to before that go; those of a thread with work in hand stay."""
         for number, at in ((1, 10.0), (2, 20.0), (3, 10.0), (4, 10.0)):
             await accept(storage, a_run(f"r{number}", f"t{number}"))

@@ -73,6 +73,7 @@ class World:
         self._lives = 0
         self._threads: list[tuple[Thread, list[Client]]] = []
         self._made = 0
+        self._auditors: list[Client] = []
 
     async def round(self, *, seconds: float = 1.5, threads: int = 2, clients: int = 3, **doom: str) -> None:
         """Talk, die, come back, and check everything."""
@@ -104,6 +105,8 @@ class World:
             await self._check(life)
         except (AssertionError, ExceptionGroup) as error:
             error.add_note(f"thread files: {self._launcher.folder}; round {self.tally.rounds}; life {life.name}")
+            for client in (*self._auditors, *(client for _, clients in self._threads for client in clients)):
+                await client.drop()
             raise
         finally:
             life.kill()
@@ -234,6 +237,7 @@ class World:
         self, life: Life, thread: Thread, clients: list[Client], reading: list[asyncio.Task[None]]
     ) -> None:
         auditor = Client(thread, self.random, self._session)
+        self._auditors = [auditor]
         auditor.last, auditor.ready = 0, {"created": False}
         assert await auditor.connect(life.url, self._lives)
         assert auditor.ready["resume"] == "replayed", auditor.ready
