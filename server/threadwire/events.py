@@ -96,6 +96,7 @@ class Translator:
             "on_tool_start": self.tools.start,
             "on_tool_end": self.tools.end,
             "on_tool_error": self.tools.error,
+            "on_tool_message": self.tools.message,
             "on_retriever_end": self._retriever_end,
             "on_custom_event": self._custom_event,
             "on_chain_stream": self._root_stream,
@@ -162,7 +163,7 @@ class Translator:
             metadata = event["metadata"]
             kind = "llm" if event["event"].startswith("on_llm") else "chat_model"
             origin = Origin(kind, event["name"], tuple(event.get("tags") or ()))
-            inside_tool = any(self.tools.ran(parent) for parent in event.get("parent_ids") or ())
+            inside_tool = key in self._marks.inside_tool or any(map(self.tools.ran, event.get("parent_ids") or ()))
             call = _Call(
                 origin=origin,
                 visible=self._policy.passes(origin),

@@ -15,20 +15,22 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import HumanMessage
 from langgraph.types import Command, StateSnapshot
 
 from threadwire import failures
 from threadwire.errors import RunTimeout, ThreadwireError
-from threadwire.events import ROOT, Translator
-from threadwire.filters import Filter, Origin, WantedTypes
+from threadwire.events import Translator
+from threadwire.filters import Filter, Origin
 from threadwire.graph import MESSAGES, Graph
 from threadwire.history import CutStatus, Said
 from threadwire.jsonsafe import json_safe
 from threadwire.logs import get_logger
+from threadwire.marker import Marker
+from threadwire.raw import RawFeed
 from threadwire.repair import make_whole
 from threadwire.storage import Fence, RunRow, RunStatus, Storage
+from threadwire.streams import listen
 from threadwire.toolcalls import Marks
 
 logger = get_logger(__name__)
@@ -72,6 +74,7 @@ class Run:
         policy: Filter,
         limits: RunLimits,
         tell: Tell,
+        raw: RawFeed,
     ) -> None:
         self.row = row
         self.started_at = time.monotonic()
@@ -79,6 +82,7 @@ class Run:
         self._storage = storage
         self._limits = limits
         self._tell = tell
+        self._raw = raw
         self._fence = Fence()
         self._marks = Marks()
         self.transcript = Translator(row.run_id, policy, self._marks, MESSAGES)
@@ -130,23 +134,22 @@ class Run:
 
     async def _drive(self) -> None:
         graph = self._graph.for_run(self._storage.saver(self._fence), self._storage.fenced_store(self._fence))
-        stream: Any = graph.astream_events(
+        raw, graph_name, mode = self._raw, self._graph.root_name, self.row.request.get("stream") or "events"
+        wanted = raw.wanted if mode == "events" else bool
+        stream = listen(
+            graph,
             self._input(),
             {
                 "configurable": {"thread_id": self.row.thread_id},
                 "run_id": UUID(self.row.run_id),
                 # Kept with each checkpoint, under the Agent Server's name: whose it is, should we not live to say so.
                 "metadata": {"run_id": self.row.run_id},
-                "run_name": ROOT,
                 "recursion_limit": self._limits.recursion_limit,
-                "callbacks": [_Marker(self._marks, self._stop.is_set)],
+                "callbacks": [Marker(self._marks, self._stop.is_set)],
             },
-            version="v2",
-            # Ask for what readers may see and the root's own chunks, and for nothing else: each event costs.
-            include_names=[ROOT],
-            include_types=WantedTypes(),
-            stream_mode=["values", "custom"],
-            subgraphs=True,
+            stream=mode,
+            marks=self._marks,
+            every=wanted,
             durability=self._limits.durability,
             context=self._graph.check_context(self.row.request.get("context")),
         )
@@ -155,6 +158,8 @@ class Run:
             async for event in events:
                 if fence.closed:
                     return
+                if wanted():
+                    raw.publish(self.row.run_id, event, graph_name)
                 for frame, origin in feed(event, clock()):
                     tell(frame, origin)
 
@@ -234,52 +239,6 @@ class Run:
     def _tell_open_tools(self) -> None:
         for frame, origin in self.transcript.tools.close(time.monotonic()):
             self._tell(frame, origin)
-
-
-class _Marker(BaseCallbackHandler):
-    """Collects what the events leave out (``events.Marks``), and stops what has not heard of its cancellation.
-
-    A cancellation is lost where Python 3.11's ``asyncio.wait_for`` has a result at that very moment (gh-86296), and
-    ``ChatOpenAI`` waits so for each chunk (``stream_chunk_timeout``): half of all cancels, tried at 1,000 tokens/s. A
-    thread never hears of one. So a stopped run is cancelled again at its next token, model or tool.
-    """
-
-    #: Called in place, before the others: a task of its own for each token would cost more than the rest of it.
-    run_inline = True
-
-    def __init__(self, marks: Marks, stopped: Callable[[], bool]) -> None:
-        self._marks = marks
-        self._stopped = stopped
-
-    @property
-    def ignore_llm(self) -> bool:
-        """Whether ``on_llm_new_token`` need not be called: told here, it costs a token next to nothing."""
-        return not self._stopped()
-
-    def on_llm_new_token(self, *_args: Any, **_kwargs: Any) -> None:
-        self._check()
-
-    def on_chat_model_start(self, *_args: Any, run_id: UUID, **kwargs: Any) -> None:
-        self._check()
-        if (kwargs.get("options") or {}).get("ls_structured_output_format"):
-            self._marks.structured.add(str(run_id))
-
-    def on_tool_start(self, *_args: Any, run_id: UUID, **kwargs: Any) -> None:
-        self._check()
-        if call_id := kwargs.get("tool_call_id"):
-            self._marks.tool_call_ids[str(run_id)] = call_id
-
-    def _check(self) -> None:
-        if not self._stopped():
-            return
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:
-            task = None
-        if task is None:
-            # In a thread: nothing but an exception ends what it does.
-            raise asyncio.CancelledError
-        task.cancel()
 
 
 def interrupts_of(snapshot: StateSnapshot) -> list[dict[str, Any]]:

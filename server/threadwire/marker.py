@@ -1,0 +1,60 @@
+"""What only LangChain's callbacks say, and what they can still do: each run has a ``Marker`` among its callbacks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import LLMResult
+
+from threadwire.toolcalls import Marks
+
+
+class Marker(BaseCallbackHandler):
+    """Collects what the events leave out (``events.Marks``), and stops what has not heard of its cancellation.
+
+    A cancellation is lost where Python 3.11's ``asyncio.wait_for`` has a result at that very moment (gh-86296), and
+    ``ChatOpenAI`` waits so for each chunk (``stream_chunk_timeout``): half of all cancels, tried at 1,000 tokens/s. A
+    thread never hears of one. So a stopped run is cancelled again at its next token, model or tool.
+    """
+
+    #: Called in place, before the others: a task of its own for each token would cost more than the rest of it.
+    run_inline = True
+
+    def __init__(self, marks: Marks, stopped: Callable[[], bool]) -> None:
+        self._marks = marks
+        self._stopped = stopped
+
+    @property
+    def ignore_llm(self) -> bool:
+        """Whether ``on_llm_new_token`` need not be called: told here, it costs a token next to nothing."""
+        return not self._stopped()
+
+    def on_llm_new_token(self, *_args: Any, **_kwargs: Any) -> None:
+        self._check()
+
+    def on_chat_model_start(self, *_args: Any, run_id: UUID, **kwargs: Any) -> None:
+        self._check()
+        if (kwargs.get("options") or {}).get("ls_structured_output_format"):
+            self._marks.structured.add(str(run_id))
+
+    def on_tool_start(self, *_args: Any, run_id: UUID, **kwargs: Any) -> None:
+        self._check()
+        if call_id := kwargs.get("tool_call_id"):
+            self._marks.tool_call_ids[str(run_id)] = call_id
+
+    def _check(self) -> None:
+        if not self._stopped():
+            return
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:
+            task = None
+        if task is None:
+            # In a thread: nothing but an exception ends what it does.
+            raise asyncio.CancelledError
+        task.cancel()
