@@ -35,14 +35,17 @@ class Marker(BaseCallbackHandler):
         return not self._stopped()
 
     def on_llm_new_token(self, *_args: Any, **_kwargs: Any) -> None:
+        """Called while it is stopping only, see ``ignore_llm``."""
         self._check()
 
     def on_chat_model_start(self, *_args: Any, run_id: UUID, **kwargs: Any) -> None:
+        """No event says whether it is for structured output."""
         self._check()
         if (kwargs.get("options") or {}).get("ls_structured_output_format"):
             self._marks.structured.add(str(run_id))
 
     def on_tool_start(self, *_args: Any, run_id: UUID, **kwargs: Any) -> None:
+        """``on_tool_start`` of the events has no ``tool_call_id``."""
         self._check()
         if call_id := kwargs.get("tool_call_id"):
             self._marks.tool_call_ids[str(run_id)] = call_id
@@ -58,3 +61,31 @@ class Marker(BaseCallbackHandler):
             # In a thread: nothing but an exception ends what it does.
             raise asyncio.CancelledError
         task.cancel()
+
+
+class Costs(BaseCallbackHandler):
+    """What the models of a run cost together; ``total()`` is None where none has said it."""
+
+    run_inline = True
+
+    def __init__(self) -> None:
+        self._sum = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+        self._told = False
+
+    def on_llm_end(self, response: LLMResult, **_kwargs: Any) -> None:
+        """A model has ended, a chat model too."""
+        for generation in response.generations[0] if response.generations else ():
+            message = getattr(generation, "message", None)
+            if isinstance(message, AIMessage) and message.usage_metadata:
+                self.add(dict(message.usage_metadata))
+
+    def add(self, usage: dict[str, Any] | None) -> None:
+        """Add what another run cost."""
+        if usage:
+            self._told = True
+            for key in self._sum:
+                self._sum[key] += int(usage.get(key) or 0)
+
+    def total(self) -> dict[str, int] | None:
+        """As ``run_finished`` has it."""
+        return dict(self._sum) if self._told else None

@@ -7,7 +7,6 @@ is whole; telling it (``run_finished``) is the thread's. Knows the graph and the
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -29,6 +28,7 @@ from threadwire.logs import get_logger
 from threadwire.marker import Marker
 from threadwire.raw import RawFeed
 from threadwire.repair import make_whole
+from threadwire.stopping import Driven, Stop
 from threadwire.storage import Fence, RunRow, RunStatus, Storage
 from threadwire.streams import listen
 from threadwire.toolcalls import Marks
@@ -88,49 +88,30 @@ class Run:
         self.transcript = Translator(row.run_id, policy, self._marks, MESSAGES)
         #: The user's message that it answers; None where it answers a question.
         self.user = user
-        #: Why it is being stopped; None while it is not.
-        self.stopping: str | None = None
-        self._stop = asyncio.Event()
+        self._stop = Stop(timeout_seconds=limits.timeout_seconds, deadline_seconds=limits.cancel_deadline_seconds)
+
+    @property
+    def stopping(self) -> str | None:
+        """Why it is being stopped; None while it is not."""
+        return self._stop.reason
 
     def cancel(self, reason: str) -> None:
         """Stop it; the first reason given is the one that is told."""
-        if self.stopping is None:
-            self.stopping = reason
-            self._stop.set()
+        self._stop.ask(reason)
 
     async def execute(self) -> Outcome:
         """Drive the graph to its end, or to where it is stopped, and make the thread whole. Raises nothing but bugs.
 
         ``transcript.known`` has the ids of the messages readers know of; what the run tells is added.
         """
-        driving = asyncio.create_task(self._drive(), name=f"run {self.row.run_id}")
-        stopping = asyncio.create_task(self._stop.wait())
-        timer = self._start_timer()
         try:
-            await asyncio.wait({driving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            stopped = not driving.done()
-            abandoned = stopped and not await self._stopped(driving)
+            driven = await self._stop.drive(self._drive(), f"run {self.row.run_id}")
         finally:
-            if timer is not None:
-                timer.cancel()
-            stopping.cancel()
             # Whatever of the run is still alive writes nothing from here on.
             self._fence.close()
-        return await self._conclude(driving, stopped=stopped, abandoned=abandoned)
-
-    def _start_timer(self) -> asyncio.TimerHandle | None:
-        seconds = self._limits.timeout_seconds
-        return asyncio.get_running_loop().call_later(seconds, self.cancel, "timeout") if seconds else None
-
-    async def _stopped(self, driving: asyncio.Task[None]) -> bool:
-        """Cancel the graph, once (a second cancel kills its cleanup), and wait; False where it will not stop."""
-        driving.cancel()
-        await asyncio.wait({driving}, timeout=self._limits.cancel_deadline_seconds)
-        if driving.done():
-            return True
-        driving.add_done_callback(_swallow)
-        logger.warning("run abandoned", run_id=self.row.run_id, thread_id=self.row.thread_id)
-        return False
+        if driven.abandoned:
+            logger.warning("run abandoned", run_id=self.row.run_id, thread_id=self.row.thread_id)
+        return await self._conclude(driven)
 
     async def _drive(self) -> None:
         graph = self._graph.for_run(self._storage.saver(self._fence), self._storage.fenced_store(self._fence))
@@ -145,7 +126,7 @@ class Run:
                 # Kept with each checkpoint, under the Agent Server's name: whose it is, should we not live to say so.
                 "metadata": {"run_id": self.row.run_id},
                 "recursion_limit": self._limits.recursion_limit,
-                "callbacks": [Marker(self._marks, self._stop.is_set)],
+                "callbacks": [Marker(self._marks, self._stop.is_asked)],
             },
             stream=mode,
             marks=self._marks,
@@ -170,17 +151,17 @@ class Run:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    async def _conclude(self, driving: asyncio.Task[None], *, stopped: bool, abandoned: bool) -> Outcome:
-        failure = None if abandoned or driving.cancelled() else driving.exception()
+    async def _conclude(self, driven: Driven[None]) -> Outcome:
+        failure = driven.failure
         outcome = Outcome("completed", usage=self.transcript.usage if self.transcript.has_usage else None)
         if failure is not None:
             error = failures.explain(failure)
             about = {"run_id": self.row.run_id, "thread_id": self.row.thread_id, "code": error.code}
-            logger.error("run failed", **about, stopped=stopped, exc_info=failure)
+            logger.error("run failed", **about, stopped=driven.stopped, exc_info=failure)
             outcome.status, outcome.reason, outcome.error = "failed", "error", _told(error)
-        if abandoned or driving.cancelled() or (stopped and failure is not None):
+        if driven.abandoned or driven.cancelled or (driven.stopped and failure is not None):
             # What a stopped graph raises on its way out does not make its run a failed one.
-            self._cut(outcome, abandoned=abandoned)
+            self._cut(outcome, abandoned=driven.abandoned)
         try:
             if outcome.status != "completed":
                 await self.make_whole("failed" if outcome.status == "failed" else "cancelled")
@@ -252,9 +233,3 @@ def interrupts_of(snapshot: StateSnapshot) -> list[dict[str, Any]]:
 
 def _told(error: ThreadwireError) -> dict[str, str]:
     return {"code": error.code, "message": error.message}
-
-
-def _swallow(task: asyncio.Task[None]) -> None:
-    """A run that was given up has ended at last; its end concerns nobody, but must be looked at."""
-    if not task.cancelled():
-        task.exception()

@@ -205,7 +205,7 @@ class Thread:
         await self.load()
 
     def _turn(self, row: RunRow) -> Turn:
-        return Turn(row, self._parts.turns, self._said, self._rewind, self._record)
+        return Turn(row, self._parts.turns, self._said, self._rewind, self._record, raw=self.raw)
 
     def created(self) -> None:
         """Its row was made without a command."""

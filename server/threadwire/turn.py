@@ -48,6 +48,7 @@ class Turn:
         conversation: Conversation,
         rewind: Rewind,
         record: Record,
+        *,
         raw: RawFeed,
     ) -> None:
         self.row = row
