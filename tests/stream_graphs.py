@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import math
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
     CallbackManagerForLLMRun,
@@ -23,8 +27,10 @@ from langchain_core.tools import tool
 from langgraph.config import get_stream_writer
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
+from pydantic import BaseModel, SecretStr
 from typing_extensions import TypedDict
 
+from cut_graphs import gates
 from graphs import chat_openai
 
 
@@ -279,3 +285,101 @@ def hidden_tool(_config: Any) -> Any:
     builder: Any = StateGraph(MessagesState).add_node("model", call).add_node("tools", ToolNode([secret]))
     builder.add_edge(START, "model").add_conditional_edges("model", tools_condition).add_edge("tools", "model")
     return builder.compile()
+
+
+@dataclass
+class Box:
+    """Holds anything, itself too."""
+
+    inside: Any = None
+
+
+class Model(BaseModel):
+    """A pydantic model with a secret in it."""
+
+    anything: Any = None
+    key: SecretStr = SecretStr("hunter2")
+
+
+class Sore:
+    """Raises whatever is asked of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+def nested_lists(depth: int) -> Any:
+    """A core in so many lists."""
+    return [nested_lists(depth - 1)] if depth else "core"
+
+
+def odd_objects() -> dict[str, Any]:
+    """Everything that has no plain form in JSON."""
+    cycle: list[Any] = [1]
+    cycle.append(cycle)
+    box = Box()
+    box.inside = {"again": box}
+    return {
+        "message": AIMessage("hi", id="m", tool_calls=[{"name": "f", "args": {"a": 1}, "id": "c"}]),
+        "document": Document("page", metadata={"when": dt.date(2026, 1, 2)}),
+        "model": Model(anything=Box(1)),
+        "dataclass": Box((1, {2})),
+        "numpy": [
+            np.arange(3),
+            np.float64(1.5),
+            np.array(["a", None], dtype=object),
+            np.datetime64("2026"),
+        ],
+        "bytes": b"\x00\xff",
+        "exception": ValueError("secret-in-exception"),
+        "list_cycle": cycle,
+        "object_cycle": box,
+        "nothing": object(),
+        "sore": Sore(),
+        "generator": (n for n in range(3)),
+        "lambda": str,
+        "half": "\ud83d",
+        "nan": math.nan,
+        "huge": 2**80,
+        "keys": {1: "a", (1, 2): "b", None: "c"},
+        "deep": nested_lists(200),
+        "large": "x" * 200_000,
+    }
+
+
+async def _odd(_state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
+    for key, value in odd_objects().items():
+        await adispatch_custom_event(key, value, config=config)
+    return {"messages": [AIMessage("odd")]}
+
+
+odd = one("odd", _odd)
+
+
+async def _flood(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
+    for number in range(int(str(state["messages"][-1].text))):
+        await adispatch_custom_event("drop", {"number": number, "weight": "." * 4000}, config=config)
+    return {"messages": [AIMessage("flooded")]}
+
+
+#: Dispatches as many custom events as it is told to, as fast as it can.
+flood = one("flood", _flood)
+
+
+async def _first(_state: MessagesState) -> dict[str, Any]:
+    return {}
+
+
+async def _gated(_state: MessagesState) -> dict[str, Any]:
+    await gates.wait("gated")
+    return {"messages": [AIMessage("through")]}
+
+
+#: A step, then one that waits at the gate ``gated``.
+two_steps = (
+    StateGraph(MessagesState)
+    .add_node("first", _first)
+    .add_node("second", _gated)
+    .add_edge(START, "first")
+    .add_edge("first", "second")
+)

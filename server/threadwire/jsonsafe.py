@@ -114,4 +114,6 @@ def _walk(value: Any, depth: int, above: set[int]) -> Any:  # noqa: PLR0911 -- a
 def _key(key: Any) -> str:
     if isinstance(key, str):
         return str(_walk(key, 0, set()))
-    return str(key) if key is None or isinstance(key, int | float) else f"<{type(key).__name__}>"
+    if key is None or isinstance(key, bool):
+        return {None: "null", True: "true", False: "false"}[key]
+    return str(key) if isinstance(key, int | float) else f"<{type(key).__name__}>"
