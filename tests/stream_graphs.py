@@ -366,7 +366,7 @@ async def _flood(state: MessagesState, config: RunnableConfig) -> dict[str, Any]
 flood = one("flood", _flood)
 
 
-async def _first(_state: MessagesState) -> dict[str, Any]:
+async def _first(state: MessagesState) -> dict[str, Any]:
     return {}
 
 
@@ -376,7 +376,7 @@ async def _gated(_state: MessagesState) -> dict[str, Any]:
 
 
 #: A step, then one that waits at the gate ``gated``.
-two_steps = (
+two_steps: Any = (
     StateGraph(MessagesState)
     .add_node("first", _first)
     .add_node("second", _gated)
