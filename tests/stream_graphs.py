@@ -370,7 +370,7 @@ async def _first(state: MessagesState) -> dict[str, Any]:
     return {}
 
 
-async def _gated(_state: MessagesState) -> dict[str, Any]:
+async def _gated(state: MessagesState) -> dict[str, Any]:
     await gates.wait("gated")
     return {"messages": [AIMessage("through")]}
 
@@ -383,3 +383,22 @@ two_steps: Any = (
     .add_edge(START, "first")
     .add_edge("first", "second")
 )
+
+
+async def _count(_state: MessagesState) -> dict[str, Any]:
+    gates.reached.append("counted")
+    return {"messages": [AIMessage("." * 4000)]}
+
+
+#: Says that it was reached, and 4,000 dots.
+counted = one("count", _count)
+
+
+async def _gate_named(state: MessagesState) -> dict[str, Any]:
+    if (name := str(state["messages"][-1].text)) != "through":
+        await gates.wait(name)
+    return {"messages": [AIMessage(name)]}
+
+
+#: Waits at the gate of the name it is told; "through" has none.
+gate_named = one("gate", _gate_named)
