@@ -402,3 +402,12 @@ async def _gate_named(state: MessagesState) -> dict[str, Any]:
 
 #: Waits at the gate of the name it is told; "through" has none.
 gate_named = one("gate", _gate_named)
+
+
+async def _slashed(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
+    shout = RunnableLambda(str.upper).with_config(run_name="a/b~c")
+    return {"messages": [AIMessage(await shout.ainvoke(str(state["messages"][-1].text), config))]}
+
+
+#: A runnable whose name is no part of a path.
+slashed = one("slashed", _slashed)

@@ -218,9 +218,12 @@ async def test_a_server_that_stops(serve: Serve) -> None:
     runs = served.server.app[FRESH]
     runs.drain()
     assert (await other.ask("batch", inputs=["a"]))["code"] == "shutting_down"
-    await runs.finish(0.05)
+    closing = asyncio.create_task(served.server.close())
     end = await socket.until("run_finished")
     assert (end["run_id"], end["status"], end["reason"]) == (RUN, "cancelled", "shutdown")
+    assert await socket.closed() == 1012
+    await other.closed()
+    await closing
 
 
 async def test_a_client_that_does_not_read(serve: Serve) -> None:

@@ -51,7 +51,7 @@ TABLE: dict[str, set[str]] = {
     "stopping": set(),
     "marker": {"toolcalls"},
     "raw": {"events", "filters", "jsonsafe", "protocol"},
-    "streams": {"events", "filters", "toolcalls"},
+    "streams": {"events", "filters", "marker", "toolcalls"},
     "bodies": {"errors", "jsonsafe", "protocol", "snapshots", "storage"},
     "terminal": {"approvals", "client", "config", "errors", "protocol", "settings"},
     "run": {
@@ -86,6 +86,8 @@ TABLE: dict[str, set[str]] = {
     "batch": {"errors", "fresh", "marker", "protocol", "storage"},
     "batches": {"answers", "batch", "errors", "fresh", "logs", "protocol"},
     "runlog": {"filters", "fresh", "jsonsafe", "protocol"},
+    "progress": set(),
+    "batch_file": {"batch", "errors", "fresh", "graph", "models", "progress", "protocol", "settings"},
     "conversation": {"errors", "graph", "history", "run", "storage"},
     "rewind": {"conversation", "errors", "graph", "history", "repair", "storage"},
     "journal": {"errors", "failures", "filters", "log", "logs", "storage"},
@@ -204,7 +206,18 @@ TABLE: dict[str, set[str]] = {
         "turn",
         "upgrade",
     },
-    "cli": {"app", "config", "errors", "models", "simulate", "storage", "terminal", "threadwire"},
+    "cli": {
+        "app",
+        "batch_file",
+        "config",
+        "errors",
+        "logs",
+        "models",
+        "simulate",
+        "storage",
+        "terminal",
+        "threadwire",
+    },
     "__main__": {"cli"},
 }
 #: A program of its own may stand anywhere: it is run, not imported.

@@ -22,7 +22,7 @@ from threadwire.errors import GraphError, RunTimeout, ShuttingDown, ThreadwireEr
 from threadwire.graph import MESSAGES, Graph
 from threadwire.history import message_id, to_wire, user_message
 from threadwire.logs import get_logger
-from threadwire.marker import Costs, Marker
+from threadwire.marker import Costs, InPlace, Marker
 from threadwire.protocol import Content
 from threadwire.stopping import Stop
 from threadwire.storage import Fence, RunStatus
@@ -182,7 +182,7 @@ class FreshRun:
             "configurable": {"thread_id": self.run_id},
             "run_id": UUID(self.run_id),
             "recursion_limit": parts.recursion_limit,
-            "callbacks": [Marker(Marks(), self._stop.is_asked), costs],
+            "callbacks": InPlace.of(Marker(Marks(), self._stop.is_asked), costs),
         }
         graph = parts.graph.for_fresh_run(parts.store(fence))
         given = {MESSAGES: [self._user]}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import LLMResult
 
@@ -89,3 +89,21 @@ class Costs(BaseCallbackHandler):
     def total(self) -> dict[str, int] | None:
         """As ``run_finished`` has it."""
         return dict(self._sum) if self._told else None
+
+
+class InPlace(AsyncCallbackManager):
+    """Has the handlers that LangChain adds, of events or of the log, called in place as ours are.
+
+    Where one handler is called in place, langchain-core (1.8) tells the others nothing of the start of a plain LLM, and
+    its handler then trips over the rest of that call. It also saves a task for each token.
+    """
+
+    @classmethod
+    def of(cls, *handlers: BaseCallbackHandler) -> Self:
+        """A manager that has these."""
+        return cls(list(handlers), list(handlers))
+
+    def add_handler(self, handler: BaseCallbackHandler, inherit: bool = True) -> None:
+        """Add one."""
+        handler.run_inline = True
+        super().add_handler(handler, inherit)

@@ -6,12 +6,15 @@ what the graph itself gives (``streamed_output``, ``final_output``) is always pa
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import warnings
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
 
 from threadwire.filters import Filter
 from threadwire.fresh import FreshParts, FreshRun
@@ -49,13 +52,17 @@ class RunLog:
         async def drive(graph: Any, given: dict[str, Any], config: dict[str, Any], context: Any) -> None:
             # Deprecated since langchain-core 1.0, and here for those who have it: the operator is not to be bothered.
             warnings.filterwarnings("ignore", message="astream_log is deprecated")
+            root = _RootTask()
+            config["callbacks"].add_handler(root)
             stream = graph.astream_log(given, config, context=context, **self._filters)
+            following = asyncio.create_task(self._follow(stream, write))
             try:
-                async with aclosing(stream) as patches:
-                    async for patch in patches:
-                        await write({"type": "log", "ops": [_sendable(op) for op in patch.ops]})
-            except ConnectionError:
-                self.cancel("disconnect")
+                await asyncio.shield(following)
+            except asyncio.CancelledError:
+                # Cancelled itself, or closed, astream_log would wait for the graph to end by itself.
+                root.cancel()
+                await asyncio.wait({following})
+                raise
 
         ended = await self._run.execute(drive)
         return {
@@ -67,6 +74,39 @@ class RunLog:
             "usage": ended.usage,
             "duration_ms": round((time.monotonic() - started) * 1000),
         }
+
+    async def _follow(self, stream: Any, write: Write) -> None:
+        try:
+            async for patch in stream:
+                await write({"type": "log", "ops": [_sendable(op) for op in patch.ops]})
+        except ConnectionError:
+            # Nobody is there: the rest of it, as the graph is stopped, is for nobody.
+            self.cancel("disconnect")
+            async for _ in stream:
+                pass
+
+
+class _RootTask(BaseCallbackHandler):
+    """The task that runs the graph, so that it can be cancelled: ``astream_log`` keeps it to itself."""
+
+    run_inline = True
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelled = False
+
+    def on_chain_start(self, *_args: Any, parent_run_id: UUID | None = None, **_kwargs: Any) -> None:
+        """The first is the graph's own, called in that task."""
+        if parent_run_id is None:
+            self._task = asyncio.current_task()
+            if self._cancelled and self._task is not None:
+                self._task.cancel()
+
+    def cancel(self) -> None:
+        """Cancel it, as soon as it is there."""
+        self._cancelled = True
+        if self._task is not None:
+            self._task.cancel()
 
 
 def _sendable(op: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
 from langchain_core.messages.ai import add_ai_message_chunks
 from langchain_core.outputs import ChatGeneration, LLMResult
@@ -21,6 +21,7 @@ from langgraph.constants import TAG_NOSTREAM
 
 from threadwire.events import ROOT
 from threadwire.filters import Origin, WantedTypes
+from threadwire.marker import InPlace
 from threadwire.toolcalls import Marks
 
 
@@ -40,10 +41,9 @@ def listen(
     """
     if stream == "messages":
         return _messages(graph, given, config, marks, options)
-    handlers = list(config["callbacks"])
     return graph.astream_events(  # type: ignore[no-any-return]
         given,
-        {**config, "run_name": ROOT, "callbacks": _InPlace(handlers, list(handlers))},
+        {**config, "run_name": ROOT, "callbacks": InPlace.of(*config["callbacks"])},
         version="v2",
         # Ask for what readers may see and the root's own chunks, and for nothing else: each event costs.
         include_names=[ROOT],
@@ -52,19 +52,6 @@ def listen(
         subgraphs=True,
         **options,
     )
-
-
-class _InPlace(AsyncCallbackManager):
-    """Has LangChain's handler of events, which ``astream_events`` adds, called in place as ours are.
-
-    Where one handler is called in place, langchain-core (1.8) tells the others nothing of the start of a plain LLM, and
-    its handler of events then trips over the rest of that call. It also saves a task for each token.
-    """
-
-    def add_handler(self, handler: BaseCallbackHandler, inherit: bool = True) -> None:
-        """Add one."""
-        handler.run_inline = True
-        super().add_handler(handler, inherit)
 
 
 async def _messages(
