@@ -61,7 +61,7 @@ chain = prompt | KeywordLLM() | CommaSeparatedListOutputParser()
 async def run_chain(state: MessagesState) -> dict[str, Any]:
     """The chain on what was said last; ``astream`` lets an LLM stream, which ``ainvoke`` of a plain one does not."""
     keywords = [word async for words in chain.astream({"text": state["messages"][-1].text}) for word in words]
-    return {"messages": [AIMessage(" · ".join(keywords))]}
+    return {"messages": [AIMessage(" · ".join(word.strip() for word in keywords))]}
 
 
 graph = StateGraph(MessagesState)
