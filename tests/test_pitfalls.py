@@ -155,7 +155,8 @@ async def test_abatch_as_completed_is_not_stopped(serve: Serve, provider: Provid
         while not await asked_for_more():  # noqa: ASYNC110 -- a process of its own does it
             await asyncio.sleep(0.02)
     # Its tasks are nobody's: they are waited for here, or they would outlive the test.
-    await asyncio.gather(*(t for t in asyncio.all_tasks() if t is not asyncio.current_task()), return_exceptions=True)
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)
     served = await serve("graphs:openai")
     socket = await served.attach()
     ack = await socket.ask("batch", inputs=["/tokens 60"] * 6, max_concurrency=2)
