@@ -162,7 +162,9 @@ class _Calls(BaseCallbackHandler):
         self._start("llm", serialized, run_id, kwargs)
 
     def _start(self, kind: str, serialized: Any, run_id: UUID, told: dict[str, Any]) -> _Call:
-        name = told.get("name") or (serialized or {}).get("name") or ""
+        about = serialized or {}
+        # As LangChain's own handler names it.
+        name = told.get("name") or about.get("name") or (about.get("id") or ["Unnamed"])[-1]
         metadata = told.get("metadata")
         call = _Call(kind, str(run_id), name, told.get("tags") or [], metadata if metadata is not None else {})
         self._running[run_id] = call
