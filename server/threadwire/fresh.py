@@ -155,7 +155,9 @@ class FreshRun:
         self._context = parts.graph.check_context(context)
         self._parts = parts
         self._user = user_message(content, str(uuid_utils.uuid4()))
+        # Set but while it runs.
         self._ended = asyncio.Event()
+        self._ended.set()
         self._stop = Stop(timeout_seconds=parts.timeout_seconds, deadline_seconds=parts.cancel_deadline_seconds)
 
     def cancel(self, reason: str) -> None:
@@ -163,7 +165,7 @@ class FreshRun:
         self._stop.ask(reason)
 
     async def settled(self) -> None:
-        """Wait until it has ended."""
+        """Wait until nothing of it is at work."""
         await self._ended.wait()
 
     async def answer(self) -> Ended:
@@ -184,9 +186,9 @@ class FreshRun:
             "recursion_limit": parts.recursion_limit,
             "callbacks": InPlace.of(Marker(Marks(), self._stop.is_asked), costs),
         }
-        graph = parts.graph.for_fresh_run(parts.store(fence))
-        given = {MESSAGES: [self._user]}
+        self._ended.clear()
         try:
+            graph, given = parts.graph.for_fresh_run(parts.store(fence)), {MESSAGES: [self._user]}
             work = drive(graph, given, config, self._context)
             driven = await self._stop.drive(work, f"run {self.run_id}")
         finally:
