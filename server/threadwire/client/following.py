@@ -29,7 +29,7 @@ class Following:
         answer.add_done_callback(self._answered)
 
     async def ack(self) -> AckFrame:
-        """Wait until the server has taken the command."""
+        """Wait until the server has taken the command: no crash of it loses a turn from then on."""
         # Shielded: whoever gives up waiting does not take the answer from the others.
         answer = await asyncio.shield(self._answer)
         assert isinstance(answer, AckFrame)  # noqa: S101 -- Commands pairs them by id
