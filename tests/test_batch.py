@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sqlite3
 from collections.abc import Iterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.memory import InMemoryStore
@@ -15,6 +18,7 @@ from langgraph.store.memory import InMemoryStore
 from conftest import Serve
 from cut_graphs import gates
 from harness import Provider, Socket, eventually
+from process import ServerProcess
 from rawsocket import connect_raw, shrink_send_buffers
 from test_cancel import fresh_gates
 from test_ndjson import Lines
@@ -224,6 +228,28 @@ async def test_a_server_that_stops(serve: Serve) -> None:
     assert await socket.closed() == 1012
     await other.closed()
     await closing
+
+
+async def test_a_restart_waits_for_it(
+    tmp_path: Path, session: aiohttp.ClientSession, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SIGTERM a batch may finish within ``drain_seconds``: all its results come, and then the close."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    process = ServerProcess(tmp_path)
+    try:
+        await process.start("graphs:openai")
+        socket = await process.served(session).attach()
+        await socket.ask("batch", inputs=["/tokens 40"] * 3, run_id=RUN, max_concurrency=2)
+        process.signal(signal.SIGTERM)
+        await socket.until("goaway")
+        assert (await socket.ask("batch", inputs=["late"]))["code"] in ("shutting_down", "busy")
+        end = await socket.until("run_finished")
+        assert (end["run_id"], end["status"]) == (RUN, "completed")
+        assert len(socket.of("batch_result")) == 3
+        assert await socket.closed() == 1012
+        assert await process.ended() == 0
+    finally:
+        await process.kill()
 
 
 async def test_a_client_that_does_not_read(serve: Serve) -> None:

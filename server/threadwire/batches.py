@@ -77,6 +77,7 @@ class ConnectionBatches:
         self._batch: Batch | None = None
         self._task: asyncio.Task[None] | None = None
         self._past: deque[str] = deque(maxlen=_REMEMBERED)
+        self._then: Callable[[], None] | None = None
 
     def begin(self, command: BatchCommand, answer: Callable[[dict[str, Any] | ThreadwireError], None]) -> None:
         """Take a ``batch`` command."""
@@ -106,8 +107,16 @@ class ConnectionBatches:
             return True
         return False
 
+    def postpone(self, call: Callable[[], None]) -> bool:
+        """Call that once the end of the batch that runs is told; False where none runs."""
+        if self._batch is None:
+            return False
+        self._then = call
+        return True
+
     def stop(self) -> None:
         """The connection ends, and its batch with it."""
+        self._then = None
         if self._batch is not None:
             self._batch.cancel("disconnect")
         if self._task is not None:
@@ -122,16 +131,14 @@ class ConnectionBatches:
         try:
             async with aclosing(batch.frames()) as frames:
                 async for frame in frames:
-                    answer = Answer(frame, sent=asyncio.Event())
+                    sent = asyncio.Event()
+                    self._answers.put(Answer(frame, sent=sent))
                     if frame["type"] == "run_finished":
                         self._forget(batch)
-                    self._answers.put(answer)
-                    assert answer.sent is not None  # noqa: S101 -- made above
-                    await answer.sent.wait()
+                    await sent.wait()
         except Exception:
             logger.exception("batch failed", run_id=batch.run_id)
             error = {"code": "internal", "message": "The server failed."}
-            self._forget(batch)
             self._answers.put(Answer(batch.finished("failed", "error", error)))
         finally:
             self._forget(batch)
@@ -141,3 +148,5 @@ class ConnectionBatches:
         if self._batch is batch:
             self._batch = None
             self._past.append(batch.run_id)
+            if self._then is not None:
+                self._then()

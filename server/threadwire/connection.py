@@ -125,6 +125,9 @@ class Connection:
 
     def end(self, code: int, reason: str) -> None:
         """Give the client what it has not read yet, then close; it has ``CLOSE_SECONDS`` for both."""
+        # A server that stops lets what runs come to its end.
+        if code == CloseCode.RESTART and self._batches.postpone(lambda: self.end(code, reason)):
+            return
         if self._end is None:
             self._end = (code, reason)
             self._ws.cut_off_later()
