@@ -20,6 +20,7 @@ from cut_graphs import gates
 from harness import Provider, Socket, eventually
 from process import ServerProcess
 from rawsocket import connect_raw, shrink_send_buffers
+from shared_provider import provider, provider_url
 from test_cancel import fresh_gates
 from test_ndjson import Lines
 from threadwire.batch import Batch
@@ -28,7 +29,7 @@ from threadwire.fresh import FreshParts
 from threadwire.graph import Graph, open_graph
 from threadwire.stateless import FRESH
 
-__all__ = ["fresh_gates"]  # an autouse fixture
+__all__ = ["fresh_gates", "provider", "provider_url"]  # fixtures
 
 RUN = "0190a6f2-7c1e-7b3a-9d2f-1a2b3c4d5e6f"
 Frames = list[dict[str, Any]]

@@ -12,10 +12,13 @@ from langchain_core.prompts import ChatPromptTemplate
 
 from conftest import Serve
 from harness import Provider, Served
+from shared_provider import provider, provider_url
 from test_raw import OPEN, attached, raw, turn
 from threadwire.graph import MESSAGES
 from threadwire.http import STORAGE
 from threadwire.resources import GRAPH
+
+__all__ = ["provider", "provider_url"]  # fixtures
 
 #: Graphs of one call, what they are told, and what of a message they are about.
 CALLS = [

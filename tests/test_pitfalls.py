@@ -14,8 +14,11 @@ import graphs
 import stream_graphs
 from conftest import Serve
 from harness import Provider
+from shared_provider import provider, provider_url
 from test_raw import OPEN, attached, raw
 from test_raw import turn as raw_turn
+
+__all__ = ["provider", "provider_url"]  # fixtures
 
 Events = list[Any]
 

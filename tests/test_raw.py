@@ -16,6 +16,7 @@ from conftest import Serve
 from cut_graphs import gates
 from harness import Provider, Served, Socket
 from rawsocket import connect_raw, shrink_send_buffers
+from shared_provider import provider, provider_url
 from stream_graphs import odd_objects
 from test_cancel import fresh_gates
 from threadwire.client import connect
@@ -24,7 +25,7 @@ from threadwire.jsonsafe import json_safe
 from threadwire.protocol import MAX_WAITING_EVENTS, EventFrame, encode
 from threadwire.raw import MAX_WAITING_BYTES, RawFeed, RawReader, kind_of
 
-__all__ = ["fresh_gates"]  # an autouse fixture
+__all__ = ["fresh_gates", "provider", "provider_url"]  # fixtures
 
 Events = list[dict[str, Any]]
 

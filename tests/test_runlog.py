@@ -11,9 +11,12 @@ import pytest
 
 from conftest import Serve
 from harness import Provider, Served, eventually
+from shared_provider import provider, provider_url
 from test_ndjson import Lines
 from threadwire.filters import Filter
 from threadwire.runlog import _escaped, _in_langchains_terms
+
+__all__ = ["provider", "provider_url"]  # fixtures
 
 RUN = "0190a6f2-7c1e-7b3a-9d2f-1a2b3c4d5e6f"
 OPEN = {"allow_raw": True, "include_types": [], "exclude_tags": []}

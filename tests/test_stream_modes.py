@@ -10,10 +10,11 @@ import pytest
 
 from conftest import Serve
 from harness import Provider, Served
+from shared_provider import provider, provider_url
 from test_cancel import assert_paired, fresh_gates
 from test_ndjson import stream
 
-__all__ = ["fresh_gates"]  # an autouse fixture
+__all__ = ["fresh_gates", "provider", "provider_url"]  # fixtures
 
 Frames = list[dict[str, Any]]
 
