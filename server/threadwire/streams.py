@@ -1,4 +1,4 @@
-"""How a run listens to its graph, as ``send``'s ``stream`` says: by ``events``, or by ``messages``, which costs less.
+"""How a run listens to its graph, as ``send``'s ``stream`` says: by ``events``, or by ``messages``.
 
 ``events`` is ``astream_events``: all that happens. ``messages`` is LangGraph's own ``stream_mode="messages"``: what
 models say and what nodes add, and no more. Its items are given the shape of the events they stand for, so that one
