@@ -138,7 +138,9 @@ async def _open_parts(settings: Settings) -> AsyncIterator[FreshParts]:
         if settings.graph is None:
             model = await stack.enter_async_context(open_model(settings.model))
             sys.stderr.write(f"model: {model.name} ({model.why})\n")
-            opening = open_agent_graph(model.chat_model, settings.agent, calls_tools=model.calls_tools, saver=saver)
+            opening = open_agent_graph(
+                model.chat_model, settings.agent, calls_tools=model.calls_tools, takes=model.takes, saver=saver
+            )
         else:
             opening = open_graph(settings.graph, saver=saver)
         graph = await stack.enter_async_context(opening)
