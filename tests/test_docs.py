@@ -17,6 +17,7 @@ from threadwire.protocol import (
     MAX_BAD_FRAMES_PER_MINUTE,
     MAX_DEPTH,
     MAX_WAITING_ANSWERS,
+    MAX_WAITING_EVENTS,
     SUBPROTOCOL,
     CloseCode,
 )
@@ -106,6 +107,7 @@ def test_numbers_and_words_are_the_codes() -> None:
     assert f"more than {MAX_WAITING_ANSWERS} answers" in TEXT
     assert f"more than {MAX_BAD_FRAMES_PER_MINUTE} bad frames" in TEXT
     assert f"nest {MAX_DEPTH} levels" in TEXT
+    assert f"At most {MAX_WAITING_EVENTS} of them" in TEXT
     send = section("### `send`")
     assert all(f"`{kind}`" in send for kind in INPUT_BLOCKS)
 

@@ -16,7 +16,7 @@ from test_cancel import assert_paired, fresh_gates
 from threadwire.events import ROOT, Translator
 from threadwire.filters import Filter, Origin, WantedTypes
 from threadwire.history import Said, missing, open_tool_calls, page, to_wire
-from threadwire.run import _Marker
+from threadwire.marker import Marker as _Marker
 from threadwire.settings import Settings
 from threadwire.toolcalls import Marks
 

@@ -113,7 +113,40 @@ async def stream_and_hang_up(served: Served) -> None:
     response.close()
 
 
-WAYS = (cancel, close_in_mid_run, vanish, delete, be_refused, connect_and_leave, stream_and_hang_up)
+async def batch_with_raw_events_and_vanish(served: Served) -> None:
+    socket = await _speaking(served, raw="1")
+    await socket.ask("batch", inputs=["/tokens 1", *["/tokens 5000"] * 5], max_concurrency=3)
+    await socket.until("batch_result")
+    await socket.vanish()
+
+
+async def batch_and_hang_up(served: Served) -> None:
+    response = await served.session.post(f"{served.url}/runs/batch", json={"inputs": ["/tokens 5000"] * 5})
+    await response.content.readline()
+    response.close()
+
+
+async def follow_a_log_and_hang_up(served: Served) -> None:
+    body = {"content": "/tokens 5000", "stream": "log"}
+    response = await served.session.post(f"{served.url}/runs/stream", json=body)
+    assert response.status == 200
+    for _ in range(3):
+        await response.content.readline()
+    response.close()
+
+
+WAYS = (
+    cancel,
+    close_in_mid_run,
+    vanish,
+    delete,
+    be_refused,
+    connect_and_leave,
+    stream_and_hang_up,
+    batch_with_raw_events_and_vanish,
+    batch_and_hang_up,
+    follow_a_log_and_hang_up,
+)
 
 
 @pytest.mark.slow
@@ -123,6 +156,7 @@ async def test_nothing_leaks(serve: Serve, provider: Provider) -> None:
         "graphs:openai",
         runs={"disconnect_grace_seconds": 0.05},
         log={"keep_seconds": 0},
+        events={"allow_raw": True, "include_types": []},
     )
     for way in WAYS:
         await way(served)

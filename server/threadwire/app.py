@@ -23,11 +23,12 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 import threadwire
-from threadwire import http, logs, resources, states
+from threadwire import http, logs, resources, stateless, states
 from threadwire.auth import check_host, check_origin
 from threadwire.connection import Connection, ConnectionSettings
 from threadwire.errors import StartupError
 from threadwire.filters import Filter
+from threadwire.fresh import fresh_parts
 from threadwire.graph import Graph, open_agent_graph, open_graph
 from threadwire.hub import Hub
 from threadwire.journal import Journal
@@ -75,6 +76,7 @@ def make_app(settings: Settings) -> web.Application:
     http.Routes(settings.runs.on_disconnect).add_to(app.router)
     resources.ThreadRoutes(settings.runs.on_disconnect).add_to(app.router)
     states.StateRoutes().add_to(app.router)
+    stateless.StatelessRoutes(settings.events).add_to(app.router)
     return app
 
 
@@ -104,6 +106,7 @@ async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None
         journal = Journal(storage, settings.log.journal_interval_seconds)
         stack.push_async_callback(journal.close)
         app[http.HUB] = hub = Hub(_thread_parts(settings, storage, graph, journal), settings.log.keep_seconds)
+        stateless.open_runs(app, settings.limits, fresh_parts(settings.runs, graph, storage.fenced_store))
         await hub.open()
         stack.push_async_callback(hub.close)
         yield
@@ -141,7 +144,7 @@ def _connector(settings: Settings) -> Handler:
         check_origin(request, server.allowed_origins)
         wanted = read_query(request.query, settings.runs.on_disconnect, allow_raw=settings.events.allow_raw)
         hub, connections = request.app[http.HUB], request.app[CONNECTIONS]
-        connection = Connection(_connection_settings(settings, request.app[MODEL]), wanted.on_disconnect)
+        connection = Connection(_connection_settings(settings, request.app), wanted.on_disconnect)
         if hub.draining:
             return await connection.refuse(request, CloseCode.OVER_CAPACITY, "the server is going to stop")
         if server.max_connections and len(connections) >= server.max_connections:
@@ -156,21 +159,24 @@ def _connector(settings: Settings) -> Handler:
     return connect
 
 
-def _connection_settings(settings: Settings, model: dict[str, str]) -> ConnectionSettings:
+def _connection_settings(settings: Settings, app: web.Application) -> ConnectionSettings:
     server = settings.server
     return ConnectionSettings(
         heartbeat_seconds=server.heartbeat_seconds,
         max_message_bytes=server.max_message_bytes,
         allow_raw=settings.events.allow_raw,
+        batches=app[stateless.BATCHES],
         ready={
             "protocol": SUBPROTOCOL,
             "server": f"threadwire/{threadwire.__version__}",
-            "model": model,
+            "model": app[MODEL],
             "heartbeat_seconds": server.heartbeat_seconds,
             "limits": {
                 "max_message_bytes": server.max_message_bytes,
                 "history_page": settings.limits.history_page,
                 "max_queued": settings.runs.max_queued,
+                "batch_inputs": settings.limits.batch_inputs,
+                "max_batch_concurrency": settings.limits.max_batch_concurrency,
             },
         },
     )
@@ -192,9 +198,20 @@ def _guard(settings: Settings) -> Middleware:
 
 async def _shut_down(app: web.Application) -> None:
     """Before aiohttp waits for its handlers: stop what runs, and let every client know."""
-    app[http.HUB].drain()
-    await app[http.HUB].finish_runs(0)
+    _drain(app)
+    await _finish_runs(app, 0)
     await _close_connections(app)
+
+
+def _drain(app: web.Application) -> None:
+    """Start nothing more."""
+    app[http.HUB].drain()
+    app[stateless.FRESH].drain()
+
+
+async def _finish_runs(app: web.Application, seconds: float) -> None:
+    """Wait for what runs, at most so long, then stop what is left."""
+    await asyncio.gather(app[http.HUB].finish_runs(seconds), app[stateless.FRESH].finish(seconds))
 
 
 async def _close_connections(app: web.Application) -> None:
@@ -287,14 +304,13 @@ async def _wait_and_drain(app: web.Application, drain_seconds: float) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, on_signal)
     await stop.wait()
-    hub = app[http.HUB]
-    hub.drain()
-    logger.info("draining", runs=hub.active, connections=len(app[CONNECTIONS]), seconds=drain_seconds)
+    _drain(app)
+    logger.info("draining", runs=app[http.HUB].active, connections=len(app[CONNECTIONS]), seconds=drain_seconds)
     connections = app[CONNECTIONS]
     for connection in tuple(connections):
         delay = round(random.uniform(0.5, 3.0), 2)  # noqa: S311 -- jitter, so that clients do not come back all at once
         connection.tell({"type": "goaway", "reason": "shutdown", "reconnect_after_seconds": delay})
-    finishing = asyncio.create_task(hub.finish_runs(drain_seconds))
+    finishing = asyncio.create_task(_finish_runs(app, drain_seconds))
     hurried = asyncio.create_task(hurry.wait())
     await asyncio.wait({finishing, hurried}, return_when=asyncio.FIRST_COMPLETED)
     for task in (finishing, hurried):

@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_chat(commands)
+    _add_batch(commands)
     _add_models(commands)
     _add_storage(commands)
     _add_config(commands)
@@ -127,6 +128,51 @@ def _chat(args: argparse.Namespace) -> int:
             config=args.config,
         )
     )
+
+
+# --- batch ---------------------------------------------------------------------------------------
+
+
+def _add_batch(commands: Any) -> None:
+    about = "run every line of a file through the configured graph, and go on where an interruption left off"
+    batch = commands.add_parser("batch", help=about, description=about.capitalize() + ".", allow_abbrev=False)
+    batch.add_argument("file", metavar="FILE", type=Path, help='inputs, JSON lines: {"content": "..."}')
+    batch.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help='results, added as JSON lines: {"index": N, "message": {...}} or {"index": N, "error": {...}}',
+    )
+    batch.add_argument(
+        "--max-concurrency",
+        metavar="N",
+        type=_positive,
+        help="lines at once (default: limits.max_batch_concurrency)",
+    )
+    batch.add_argument("--graph", help="package.module:attribute or path/to/file.py:attribute")
+    _add_config_file(batch)
+    batch.add_argument("--debug", action="store_true", help="show tracebacks")
+    batch.set_defaults(run=_batch)
+
+
+def _batch(args: argparse.Namespace) -> int:
+    from threadwire import config, logs
+
+    settings = config.load(args.config, {} if args.graph is None else {"graph": args.graph})
+    # As `serve` does: langgraph reads it when it is imported.
+    os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
+    from threadwire import batch_file
+
+    logs.configure()
+    return batch_file.run(settings, args.file, args.out, args.max_concurrency)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1, got {text}")
+    return number
 
 
 # --- models --------------------------------------------------------------------------------------

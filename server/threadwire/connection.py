@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,13 +18,17 @@ from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 
 from threadwire.answers import Answer, Answers, named
 from threadwire.attachment import Attached
+from threadwire.batches import Batches, ConnectionBatches
 from threadwire.errors import BadFrame, Gap, InternalError, ThreadwireError
 from threadwire.filters import Filter
 from threadwire.limits import Rate
 from threadwire.logs import get_logger
+from threadwire.pages import Pages
 from threadwire.protocol import (
     MAX_BAD_FRAMES_PER_MINUTE,
     SUBPROTOCOL,
+    Batch,
+    Cancel,
     CloseCode,
     History,
     Ping,
@@ -34,6 +37,7 @@ from threadwire.protocol import (
     encode,
     error_frame,
 )
+from threadwire.raw import RawReader
 from threadwire.storage import OnDisconnect
 from threadwire.thread import Thread
 from threadwire.upgrade import Wanted, check_raw
@@ -52,6 +56,8 @@ class ConnectionSettings:
     heartbeat_seconds: float
     max_message_bytes: int
     allow_raw: bool
+    #: All batches of the server.
+    batches: Batches
     #: Fields of ``ready`` that are the server's: protocol, server, model, heartbeat_seconds, limits.
     ready: dict[str, Any]
 
@@ -73,8 +79,9 @@ class Connection:
         self._ping_due = False
         self._end: tuple[int, str] | None = None
         self._bad = Rate(MAX_BAD_FRAMES_PER_MINUTE, 60)
-        self._pages: deque[tuple[History, Callable[[Answer], None]]] = deque()
-        self._paging: asyncio.Task[None] | None = None
+        self._pages = Pages(self._answers)
+        self._batches = ConnectionBatches(settings.batches, self._answers)
+        self._raw = RawReader(self._new.set)
 
     async def refuse(self, request: web.Request, code: CloseCode, reason: str) -> web.WebSocketResponse:
         """Upgrade and close at once: a browser cannot read the status of a failed upgrade."""
@@ -106,6 +113,7 @@ class Connection:
             await self._fail(InternalError("The server failed."))
         finally:
             self._ws.release()
+            await self._batches.ended()
         logger.info(
             "connection",
             thread_id=thread.thread_id,
@@ -117,6 +125,9 @@ class Connection:
 
     def end(self, code: int, reason: str) -> None:
         """Give the client what it has not read yet, then close; it has ``CLOSE_SECONDS`` for both."""
+        # A server that stops lets what runs come to its end.
+        if code == CloseCode.RESTART and self._batches.postpone(lambda: self.end(code, reason)):
+            return
         if self._end is None:
             self._end = (code, reason)
             self._ws.cut_off_later()
@@ -134,6 +145,7 @@ class Connection:
         )
         deliberate = False
         attached.cursor.filter = wanted.filter
+        thread.raw.subscribe(self._raw, wanted.filter if wanted.raw else None)
         session = _Session(thread, attached)
         try:
             last = await self._run(session)
@@ -142,6 +154,7 @@ class Connection:
             deliberate = asked and self._end is None
         finally:
             attached.cursor.close()
+            thread.raw.subscribe(self._raw, None)
             thread.detach(self, deliberate=deliberate)
         await self._ws.part(last)
         return deliberate
@@ -160,7 +173,8 @@ class Connection:
         try:
             return await self._read(session, writing)
         finally:
-            tasks = {writing} if self._paging is None else {writing, self._paging}
+            self._batches.stop()
+            tasks = {writing, *self._pages.tasks}
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -206,11 +220,13 @@ class Connection:
         elif isinstance(command, Subscribe):
             self._subscribe(session, command)
         elif isinstance(command, History):
-            self._pages.append((command, self._answers.promise()))
-            if self._paging is None or self._paging.done():
-                self._paging = asyncio.create_task(self._read_pages(session))
+            self._pages.read(session.thread, command)
+        elif isinstance(command, Batch):
+            self._batches.begin(command, self._answers.promise_ack(command.id))
         else:
-            session.thread.submit(command, self._answers.promise_ack(command.id), self.on_disconnect)
+            answer = self._answers.promise_ack(command.id)
+            if not (isinstance(command, Cancel) and self._batches.cancel(command, answer)):
+                session.thread.submit(command, answer, self.on_disconnect)
 
     def _refuse(self, error: ThreadwireError, command_id: str | None) -> None:
         self._answers.put(Answer(error_frame(error, command_id)))
@@ -224,27 +240,9 @@ class Connection:
         except ThreadwireError as error:
             answer(error)
         else:
-            session.attached.cursor.filter = Filter.of(command)
+            session.attached.cursor.filter = wanted = Filter.of(command)
+            session.thread.raw.subscribe(self._raw, wanted if command.raw else None)
             answer({})
-
-    async def _read_pages(self, session: _Session) -> None:
-        """Answer ``history`` commands, one after another: the next page is read when the one before is sent."""
-        while self._pages:
-            command, keep = self._pages.popleft()
-            answer = await self._page(session, command)
-            answer.sent = asyncio.Event()
-            keep(answer)
-            await answer.sent.wait()
-
-    async def _page(self, session: _Session, command: History) -> Answer:
-        try:
-            found = await session.thread.history(command.before, command.limit)
-        except ThreadwireError as error:
-            return Answer(error_frame(error, command.id))
-        except Exception:
-            logger.exception("history failed", thread_id=session.thread.thread_id)
-            return Answer(error_frame(InternalError("The server failed to read the history."), command.id))
-        return Answer(named(found, command), found["seq"])
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -280,6 +278,8 @@ class Connection:
                 answer.sent.set()
             return True
         before = cursor.position
+        if (event := self._raw.take()) is not None:
+            await self._ws.send(event)
         try:
             frames = cursor.take(until=answer.after if answer is not None else None)
         except Gap as gap:
@@ -290,7 +290,7 @@ class Connection:
         if len(frames) > 1:
             # A socket that takes all of a long replay would keep everyone else waiting.
             await asyncio.sleep(0)
-        return cursor.position != before
+        return cursor.position != before or event is not None
 
     async def _send(self, frame: dict[str, Any]) -> None:
         await self._ws.send(encode(frame))

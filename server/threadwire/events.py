@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.utils.utils import LC_AUTO_PREFIX
 
 from threadwire.filters import Answer, Filter, Origin
 from threadwire.history import Said, content_of, message_id, text_of, to_wire
@@ -42,6 +43,10 @@ class _Call:
     #: Structured output's tool call is its format: nothing will be called.
     structured: bool
     message_id: str = ""
+    #: Whether that id is the provider's own.
+    named: bool = False
+    #: Whether any reasoning was told.
+    thought: bool = False
     parts: list[str] = field(default_factory=list)
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
@@ -59,6 +64,8 @@ class _Call:
         return self._text_origin
 
 
+#: Content blocks that token, reasoning and tool_call frames tell.
+_TOLD_BLOCKS = frozenset({"text", "reasoning", "tool_call", "tool_call_chunk", "invalid_tool_call"})
 _USAGE_DETAILS: tuple[Literal["input_token_details", "output_token_details"], ...] = (
     "input_token_details",
     "output_token_details",
@@ -96,6 +103,7 @@ class Translator:
             "on_tool_start": self.tools.start,
             "on_tool_end": self.tools.end,
             "on_tool_error": self.tools.error,
+            "on_tool_message": self.tools.message,
             "on_retriever_end": self._retriever_end,
             "on_custom_event": self._custom_event,
             "on_chain_stream": self._root_stream,
@@ -162,7 +170,7 @@ class Translator:
             metadata = event["metadata"]
             kind = "llm" if event["event"].startswith("on_llm") else "chat_model"
             origin = Origin(kind, event["name"], tuple(event.get("tags") or ()))
-            inside_tool = any(self.tools.ran(parent) for parent in event.get("parent_ids") or ())
+            inside_tool = key in self._marks.inside_tool or any(map(self.tools.ran, event.get("parent_ids") or ()))
             call = _Call(
                 origin=origin,
                 visible=self._policy.passes(origin),
@@ -180,16 +188,16 @@ class Translator:
         if not call.visible:
             return
         chunk = event["data"]["chunk"]
-        content = getattr(chunk, "content", None)
-        if content is None:
-            text, reasoning = (chunk if isinstance(chunk, str) else str(getattr(chunk, "text", ""))), ""
-        elif isinstance(content, str):
-            text, reasoning = content, chunk.additional_kwargs.get("reasoning_content") or ""
-        else:
-            text, reasoning = _split(chunk)
-        if not call.parts and getattr(chunk, "id", None):
-            call.message_id = chunk.id
+        if not call.parts and (identity := getattr(chunk, "id", None)):
+            # The provider's own id may come first and once, and LangChain's in its place after that.
+            named = not identity.startswith(LC_AUTO_PREFIX)
+            if named or not call.named:
+                call.message_id, call.named = identity, named
+        yield from self._say(call, *_parts_of(chunk))
+
+    def _say(self, call: _Call, text: str, reasoning: str) -> Iterator[Told]:
         if reasoning:
+            call.thought = True
             yield self._text("reasoning", call, reasoning), call.origin
         if text:
             call.parts.append(text)
@@ -213,11 +221,9 @@ class Translator:
         if not call.parts and output.id:
             call.message_id = output.id
         if call.visible:
-            text = text_of(output)
-            if text and not call.parts:
-                # A model that does not stream: one frame with the whole text.
-                call.parts.append(text)
-                yield self._text("token", call, text), call.text_origin()
+            # A model that does not stream: one frame with the whole text.
+            text, reasoning = _parts_of(output)
+            yield from self._say(call, "" if call.parts else text, "" if call.thought else reasoning)
             self._told_text[call.message_id] = "".join(call.parts)
             yield from self._tool_calls(call, output)
         if output.usage_metadata:
@@ -231,9 +237,7 @@ class Translator:
             return
         generations = output.get("generations") if isinstance(output, dict) else None
         text = generations[0][0].get("text", "") if generations and generations[0] else ""
-        if text:
-            call.parts.append(text)
-            yield self._text("token", call, text), call.text_origin()
+        yield from self._say(call, text, "")
 
     def _tool_calls(self, call: _Call, output: AIMessage) -> Iterator[Told]:
         if call.structured:
@@ -360,7 +364,12 @@ class Translator:
             return False
         told = self._told_text.pop(identity, None)
         calls = {call["id"] for call in message.tool_calls}
-        return told is not None and told == text_of(message) and calls <= self.tools.told
+        if told is None or told != text_of(message) or not calls <= self.tools.told:
+            return False
+        # A picture, a citation, what a provider calls by a name of its own: no token has told it.
+        return isinstance(message.content, str) or all(
+            block.get("type") in _TOLD_BLOCKS for block in message.content_blocks
+        )
 
 
 def _root_task(metadata: dict[str, Any]) -> str | None:
@@ -368,10 +377,15 @@ def _root_task(metadata: dict[str, Any]) -> str | None:
     return namespace.split("|", 1)[0].rpartition(":")[2] if isinstance(namespace, str) else None
 
 
-def _split(chunk: Any) -> tuple[str, str]:
-    """Text and reasoning of a chunk whose content is blocks."""
+def _parts_of(message: Any) -> tuple[str, str]:
+    """Text and reasoning of a message or a chunk, of a chat model or a plain one."""
+    content = getattr(message, "content", None)
+    if content is None:
+        return (message if isinstance(message, str) else str(getattr(message, "text", ""))), ""
+    if isinstance(content, str):
+        return content, message.additional_kwargs.get("reasoning_content") or ""
     text, reasoning = [], []
-    for block in chunk.content_blocks:
+    for block in message.content_blocks:
         if block.get("type") == "text":
             text.append(block.get("text") or "")
         elif block.get("type") == "reasoning":

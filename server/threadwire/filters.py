@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -61,11 +62,16 @@ class Filter:
 
 
 class WantedTypes(list[str]):
-    """The ``include_types`` given to ``astream_events``: every type but chains, prompts and parsers.
+    """The ``include_types`` given to ``astream_events``: every type that becomes frames, and all while ``every()``.
 
     LangChain only ever asks ``type in include_types``, and takes a custom event's name for its type, so the types to
-    let through cannot be listed; the ones to keep out can. The root's own chain events come in by its name.
+    let through cannot be listed; the ones to keep out can. The root's own chain events come in by its name. Asked for
+    each event anew, so a reader that begins to want raw events in the middle of a run gets them from there on.
     """
 
+    def __init__(self, every: Callable[[], bool] = bool) -> None:
+        super().__init__()
+        self._every = every
+
     def __contains__(self, kind: object) -> bool:
-        return kind not in ("chain", "prompt", "parser")
+        return kind not in ("chain", "prompt", "parser") or self._every()

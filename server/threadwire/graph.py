@@ -69,10 +69,19 @@ class Graph:
         #: Whether it was compiled to stop before or after nodes, which no event tells.
         self.has_breakpoints = bool(compiled.interrupt_before_nodes or compiled.interrupt_after_nodes)
 
+    @property
+    def root_name(self) -> str:
+        """What the graph's own events are called, where LangChain is asked for them."""
+        return self._compiled.get_name()
+
     def for_run(self, saver: BaseCheckpointSaver[str], store: BaseStore) -> CompiledStateGraph[Any, Any, Any, Any]:
         """A copy for one run, which writes through ``saver`` and ``store``."""
         saver.serde = self._serde
         return self._compiled.copy({"checkpointer": saver, "store": store})
+
+    def for_fresh_run(self, store: BaseStore) -> CompiledStateGraph[Any, Any, Any, Any]:
+        """A copy for one run without a thread: it keeps nothing but what its nodes write to ``store``."""
+        return self._compiled.copy({"checkpointer": None, "store": store})
 
     def for_state(self, saver: BaseCheckpointSaver[str]) -> CompiledStateGraph[Any, Any, Any, Any]:
         """A copy to read and mend a thread's state with; it also has ``REPAIR_NODE``."""

@@ -13,15 +13,15 @@ from typing import Any, TypeAlias
 
 from aiohttp import web
 
-from threadwire.errors import Gap, InternalError, InvalidArgument, ThreadwireError, TooLarge
+from threadwire.errors import Gap, InternalError, InvalidArgument, ThreadwireError
 from threadwire.hub import Hub
+from threadwire.lines import LOOK_SECONDS, Lines, read_object
 from threadwire.log import Cursor
 from threadwire.logs import get_logger
 from threadwire.protocol import (
     Cancel,
     Send,
     check_thread_id,
-    decode_object,
     encode,
     json_schema,
     validate_command,
@@ -31,10 +31,6 @@ from threadwire.thread import Thread
 from threadwire.upgrade import read_on_disconnect
 
 logger = get_logger(__name__)
-
-#: How often a stream that has nothing to send looks whether its client is still there. aiohttp tells a handler of a
-#: lost client only by cancelling it, for all routes or none, and a WebSocket's must not be cut between two frames.
-_LOOK_SECONDS = 0.1
 
 
 def error_response(error: ThreadwireError) -> web.Response:
@@ -87,43 +83,32 @@ class Routes:
         """One turn without a socket: the frames to its ``run_finished``, one a line."""
         thread_id = check_thread_id(request.match_info["thread_id"])
         on_disconnect = read_on_disconnect(request.query, self._on_disconnect)
-        try:
-            body = decode_object(await request.read())
-        except web.HTTPRequestEntityTooLarge:
-            raise TooLarge("The body is larger than server.max_message_bytes.") from None
-        send = validate_command({"type": "send", **body})
+        send = validate_command({"type": "send", **await read_object(request)})
         if send.type != "send":
             raise InvalidArgument("type", f"expected send, got {send.type}")
         assert isinstance(send, Send)  # noqa: S101 -- that is its type
         thread = request.app[HUB].get(thread_id)
-        reader = _LineReader(on_disconnect)
+        reader, lines = _LineReader(on_disconnect), Lines(request)
         attached = await thread.attach(reader)
         attached.cursor.position = thread.log.shown
         accepted = False
         try:
             ack = await submitted(thread, send, on_disconnect)
             accepted = True
-            response = web.StreamResponse(
-                headers={
-                    "Content-Type": "application/x-ndjson",
-                    "Cache-Control": "no-store",
-                    "X-Accel-Buffering": "no",
-                }
-            )
-            await response.prepare(request)
-            await response.write(encode({"type": "ack", "id": send.id, **ack}) + b"\n")
-            turn = _Turn(request, response, thread, reader, attached.cursor, ack["run_id"])
+            await lines.open()
+            await lines.write({"type": "ack", "id": send.id, **ack})
+            turn = _Turn(lines, thread, reader, attached.cursor, ack["run_id"], request.app[STORAGE])
             if not (ack.get("duplicate") and await turn.write_end()):
                 await turn.write()
-            await response.write_eof()
+            await lines.response.write_eof()
         except ConnectionError:
             # The client has gone: the thread follows the run's on_disconnect.
-            return response
+            return lines.response
         finally:
             attached.cursor.close()
             # One that was refused has not been here: it must not end what somebody else may come back to.
             thread.detach(reader, deliberate=accepted)
-        return response
+        return lines.response
 
 
 class _LineReader:
@@ -158,48 +143,43 @@ async def submitted(thread: Thread, command: Send | Cancel, on_disconnect: OnDis
 class _Turn:
     """One run's way into a response: every frame of its thread, to the run's end."""
 
-    request: web.Request
-    response: web.StreamResponse
+    lines: Lines
     thread: Thread
     reader: _LineReader
     cursor: Cursor
     run_id: str
+    storage: Storage
 
     async def write(self) -> None:
         """Write to the run's end. Raises ``ConnectionError`` once the client has gone."""
         last = encode({"type": "run_finished", "run_id": self.run_id})[:-1]
         while True:
             try:
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    lines = await self.cursor.read()
+                async with asyncio.timeout(LOOK_SECONDS):
+                    taken = await self.cursor.read()
             except TimeoutError:
                 if self.reader.ended:
                     return
-                self._look()
+                self.lines.look()
                 continue
             except Gap as gap:
-                await self.response.write(encode(self.thread.gap(gap.requested, gap.earliest)) + b"\n")
+                await self.lines.write(self.thread.gap(gap.requested, gap.earliest))
                 # The frame that ends it may be among those that are gone.
                 if await self.write_end():
                     return
                 continue
-            for line in lines:
-                await self.response.write(line + b"\n")
+            for line in taken:
+                await self.lines.write_encoded(line)
                 if line.startswith(last):
                     return
 
     async def write_end(self) -> bool:
         """Write the ``run_finished`` of a run that is over, as it is stored; False where it is not."""
-        row = await self.request.app[STORAGE].get_run(self.thread.thread_id, self.run_id)
+        row = await self.storage.get_run(self.thread.thread_id, self.run_id)
         if row is None or row.ended_at is None:
             return False
-        await self.response.write(encode(_run_finished(row)) + b"\n")
+        await self.lines.write(_run_finished(row))
         return True
-
-    def _look(self) -> None:
-        transport = self.request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError
 
 
 def _run_finished(row: RunRow) -> dict[str, Any]:

@@ -66,13 +66,13 @@ class Intake:
         )
 
     def _send(self, send: Send) -> dict[str, Any]:
-        if send.stream not in (None, "events"):
-            raise InvalidArgument("stream", f"{send.stream!r} is not available yet: use 'events'")
         self._graph.check_context(send.context)
         request: dict[str, Any] = {
             "content": send.content,
             "multitask_strategy": send.multitask_strategy or self._strategy,
         }
+        if send.stream is not None:
+            request["stream"] = send.stream
         if send.context is not None:
             request["context"] = send.context
         if send.checkpoint_id is not None:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import orjson
+from pydantic import BaseModel
 
 #: The bound for one value on the wire, in bytes of JSON.
 MAX_VALUE_BYTES = 64 * 1024
 #: How deep one value may nest; what lies deeper becomes the name of its type. Clients' parsers have limits too.
 MAX_VALUE_DEPTH = 64
 
+_PLAIN = frozenset({bool, int, float})
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -27,18 +30,28 @@ def json_safe(value: Any, max_bytes: int = MAX_VALUE_BYTES) -> Any:
     One larger than ``max_bytes`` becomes ``{"truncated": true, "bytes": n, "preview": "…"}``; what nests deeper than
     ``MAX_VALUE_DEPTH`` is left out.
     """
-    if value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) < 1000):
-        return value if not isinstance(value, int) or -(2**63) <= value < 2**64 else str(value)
-    try:
-        data = orjson.dumps(value, default=_default, option=_OPTIONS)
-    except (TypeError, ValueError, RecursionError):
-        # A cycle, keys that are no keys, half a surrogate pair: walk it by hand.
-        data = orjson.dumps(_walk(value, 0, set()))
+    # Exactly these: what derives from float, as numpy's numbers do, is not written later on.
+    if value is None or type(value) in _PLAIN or (type(value) is str and len(value) < 1000):
+        return value if type(value) is not int or -(2**63) <= value < 2**64 else str(value)
+    data = _dump(value)
     if len(data) > max_bytes:
         preview = data[: min(max_bytes, 2048)].decode("utf-8", "ignore")
         return {"truncated": True, "bytes": len(data), "preview": preview}
     found = orjson.loads(data)
     return _walk(found, 0, set()) if is_deeper(found, MAX_VALUE_DEPTH) else found
+
+
+def _dump(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value, default=_default, option=_OPTIONS)
+    except (TypeError, ValueError, RecursionError):
+        # A cycle, keys that are no keys, half a surrogate pair, a dump that raises: walk it by hand.
+        pass
+    try:
+        return orjson.dumps(_walk(value, 0, set()))
+    except Exception:
+        # Whatever an object's own code raises where it is only looked at, or another thread is just changing it.
+        return orjson.dumps(f"<{type(value).__name__}>")
 
 
 def is_deeper(value: Any, levels: int) -> bool:
@@ -57,15 +70,18 @@ def is_deeper(value: Any, levels: int) -> bool:
 
 
 def _default(value: Any) -> Any:
-    dump = getattr(value, "model_dump", None)
-    if callable(dump):
-        return dump(mode="python")
+    if isinstance(value, BaseModel):
+        # As what they are, not as the field's type: a list of messages is dumped with its tool calls.
+        return value.model_dump(mode="python", warnings=False, serialize_as_any=True)
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(bytes(value)).decode("ascii")
     if isinstance(value, AbstractSet | tuple):
         return list(value)
     if isinstance(value, Mapping):
         return dict(value)
+    if type(value).__module__ == "numpy":
+        # What orjson does not write by itself: arrays of objects or of text, dates, those that are not contiguous.
+        return value.tolist()
     return f"<{type(value).__name__}>"
 
 
@@ -85,6 +101,8 @@ def _walk(value: Any, depth: int, above: set[int]) -> Any:  # noqa: PLR0911 -- a
         return {_key(key): _walk(item, depth + 1, inside) for key, item in value.items()}
     if isinstance(value, list | tuple | AbstractSet):
         return [_walk(item, depth + 1, inside) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _walk(getattr(value, item.name, None), depth + 1, inside) for item in fields(value)}
     try:
         found = _default(value)
     except Exception:
@@ -96,4 +114,6 @@ def _walk(value: Any, depth: int, above: set[int]) -> Any:  # noqa: PLR0911 -- a
 def _key(key: Any) -> str:
     if isinstance(key, str):
         return str(_walk(key, 0, set()))
-    return str(key) if key is None or isinstance(key, int | float) else f"<{type(key).__name__}>"
+    if key is None or isinstance(key, bool):
+        return {None: "null", True: "true", False: "false"}[key]
+    return str(key) if isinstance(key, int | float) else f"<{type(key).__name__}>"

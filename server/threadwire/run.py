@@ -7,7 +7,6 @@ is whole; telling it (``run_finished``) is the thread's. Knows the graph and the
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -15,20 +14,23 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import HumanMessage
 from langgraph.types import Command, StateSnapshot
 
 from threadwire import failures
 from threadwire.errors import RunTimeout, ThreadwireError
-from threadwire.events import ROOT, Translator
-from threadwire.filters import Filter, Origin, WantedTypes
+from threadwire.events import Translator
+from threadwire.filters import Filter, Origin
 from threadwire.graph import MESSAGES, Graph
 from threadwire.history import CutStatus, Said
 from threadwire.jsonsafe import json_safe
 from threadwire.logs import get_logger
+from threadwire.marker import Marker
+from threadwire.raw import RawFeed
 from threadwire.repair import make_whole
+from threadwire.stopping import Driven, Stop
 from threadwire.storage import Fence, RunRow, RunStatus, Storage
+from threadwire.streams import listen
 from threadwire.toolcalls import Marks
 
 logger = get_logger(__name__)
@@ -72,6 +74,7 @@ class Run:
         policy: Filter,
         limits: RunLimits,
         tell: Tell,
+        raw: RawFeed,
     ) -> None:
         self.row = row
         self.started_at = time.monotonic()
@@ -79,74 +82,55 @@ class Run:
         self._storage = storage
         self._limits = limits
         self._tell = tell
+        self._raw = raw
         self._fence = Fence()
         self._marks = Marks()
         self.transcript = Translator(row.run_id, policy, self._marks, MESSAGES)
         #: The user's message that it answers; None where it answers a question.
         self.user = user
-        #: Why it is being stopped; None while it is not.
-        self.stopping: str | None = None
-        self._stop = asyncio.Event()
+        self._stop = Stop(timeout_seconds=limits.timeout_seconds, deadline_seconds=limits.cancel_deadline_seconds)
+
+    @property
+    def stopping(self) -> str | None:
+        """Why it is being stopped; None while it is not."""
+        return self._stop.reason
 
     def cancel(self, reason: str) -> None:
         """Stop it; the first reason given is the one that is told."""
-        if self.stopping is None:
-            self.stopping = reason
-            self._stop.set()
+        self._stop.ask(reason)
 
     async def execute(self) -> Outcome:
         """Drive the graph to its end, or to where it is stopped, and make the thread whole. Raises nothing but bugs.
 
         ``transcript.known`` has the ids of the messages readers know of; what the run tells is added.
         """
-        driving = asyncio.create_task(self._drive(), name=f"run {self.row.run_id}")
-        stopping = asyncio.create_task(self._stop.wait())
-        timer = self._start_timer()
         try:
-            await asyncio.wait({driving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            stopped = not driving.done()
-            abandoned = stopped and not await self._stopped(driving)
+            driven = await self._stop.drive(self._drive(), f"run {self.row.run_id}")
         finally:
-            if timer is not None:
-                timer.cancel()
-            stopping.cancel()
             # Whatever of the run is still alive writes nothing from here on.
             self._fence.close()
-        return await self._conclude(driving, stopped=stopped, abandoned=abandoned)
-
-    def _start_timer(self) -> asyncio.TimerHandle | None:
-        seconds = self._limits.timeout_seconds
-        return asyncio.get_running_loop().call_later(seconds, self.cancel, "timeout") if seconds else None
-
-    async def _stopped(self, driving: asyncio.Task[None]) -> bool:
-        """Cancel the graph, once (a second cancel kills its cleanup), and wait; False where it will not stop."""
-        driving.cancel()
-        await asyncio.wait({driving}, timeout=self._limits.cancel_deadline_seconds)
-        if driving.done():
-            return True
-        driving.add_done_callback(_swallow)
-        logger.warning("run abandoned", run_id=self.row.run_id, thread_id=self.row.thread_id)
-        return False
+        if driven.abandoned:
+            logger.warning("run abandoned", run_id=self.row.run_id, thread_id=self.row.thread_id)
+        return await self._conclude(driven)
 
     async def _drive(self) -> None:
         graph = self._graph.for_run(self._storage.saver(self._fence), self._storage.fenced_store(self._fence))
-        stream: Any = graph.astream_events(
+        raw, graph_name, mode = self._raw, self._graph.root_name, self.row.request.get("stream") or "events"
+        wanted = raw.wanted if mode == "events" else bool
+        stream = listen(
+            graph,
             self._input(),
             {
                 "configurable": {"thread_id": self.row.thread_id},
                 "run_id": UUID(self.row.run_id),
                 # Kept with each checkpoint, under the Agent Server's name: whose it is, should we not live to say so.
                 "metadata": {"run_id": self.row.run_id},
-                "run_name": ROOT,
                 "recursion_limit": self._limits.recursion_limit,
-                "callbacks": [_Marker(self._marks, self._stop.is_set)],
+                "callbacks": [Marker(self._marks, self._stop.is_asked)],
             },
-            version="v2",
-            # Ask for what readers may see and the root's own chunks, and for nothing else: each event costs.
-            include_names=[ROOT],
-            include_types=WantedTypes(),
-            stream_mode=["values", "custom"],
-            subgraphs=True,
+            stream=mode,
+            marks=self._marks,
+            every=wanted,
             durability=self._limits.durability,
             context=self._graph.check_context(self.row.request.get("context")),
         )
@@ -155,6 +139,8 @@ class Run:
             async for event in events:
                 if fence.closed:
                     return
+                if wanted():
+                    raw.publish(self.row.run_id, event, graph_name)
                 for frame, origin in feed(event, clock()):
                     tell(frame, origin)
 
@@ -165,17 +151,17 @@ class Run:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    async def _conclude(self, driving: asyncio.Task[None], *, stopped: bool, abandoned: bool) -> Outcome:
-        failure = None if abandoned or driving.cancelled() else driving.exception()
+    async def _conclude(self, driven: Driven[None]) -> Outcome:
+        failure = driven.failure
         outcome = Outcome("completed", usage=self.transcript.usage if self.transcript.has_usage else None)
         if failure is not None:
             error = failures.explain(failure)
             about = {"run_id": self.row.run_id, "thread_id": self.row.thread_id, "code": error.code}
-            logger.error("run failed", **about, stopped=stopped, exc_info=failure)
+            logger.error("run failed", **about, stopped=driven.stopped, exc_info=failure)
             outcome.status, outcome.reason, outcome.error = "failed", "error", _told(error)
-        if abandoned or driving.cancelled() or (stopped and failure is not None):
+        if driven.abandoned or driven.cancelled or (driven.stopped and failure is not None):
             # What a stopped graph raises on its way out does not make its run a failed one.
-            self._cut(outcome, abandoned=abandoned)
+            self._cut(outcome, abandoned=driven.abandoned)
         try:
             if outcome.status != "completed":
                 await self.make_whole("failed" if outcome.status == "failed" else "cancelled")
@@ -236,52 +222,6 @@ class Run:
             self._tell(frame, origin)
 
 
-class _Marker(BaseCallbackHandler):
-    """Collects what the events leave out (``events.Marks``), and stops what has not heard of its cancellation.
-
-    A cancellation is lost where Python 3.11's ``asyncio.wait_for`` has a result at that very moment (gh-86296), and
-    ``ChatOpenAI`` waits so for each chunk (``stream_chunk_timeout``): half of all cancels, tried at 1,000 tokens/s. A
-    thread never hears of one. So a stopped run is cancelled again at its next token, model or tool.
-    """
-
-    #: Called in place, before the others: a task of its own for each token would cost more than the rest of it.
-    run_inline = True
-
-    def __init__(self, marks: Marks, stopped: Callable[[], bool]) -> None:
-        self._marks = marks
-        self._stopped = stopped
-
-    @property
-    def ignore_llm(self) -> bool:
-        """Whether ``on_llm_new_token`` need not be called: told here, it costs a token next to nothing."""
-        return not self._stopped()
-
-    def on_llm_new_token(self, *_args: Any, **_kwargs: Any) -> None:
-        self._check()
-
-    def on_chat_model_start(self, *_args: Any, run_id: UUID, **kwargs: Any) -> None:
-        self._check()
-        if (kwargs.get("options") or {}).get("ls_structured_output_format"):
-            self._marks.structured.add(str(run_id))
-
-    def on_tool_start(self, *_args: Any, run_id: UUID, **kwargs: Any) -> None:
-        self._check()
-        if call_id := kwargs.get("tool_call_id"):
-            self._marks.tool_call_ids[str(run_id)] = call_id
-
-    def _check(self) -> None:
-        if not self._stopped():
-            return
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:
-            task = None
-        if task is None:
-            # In a thread: nothing but an exception ends what it does.
-            raise asyncio.CancelledError
-        task.cancel()
-
-
 def interrupts_of(snapshot: StateSnapshot) -> list[dict[str, Any]]:
     """The questions a thread waits with, as the wire has them."""
     return [
@@ -293,9 +233,3 @@ def interrupts_of(snapshot: StateSnapshot) -> list[dict[str, Any]]:
 
 def _told(error: ThreadwireError) -> dict[str, str]:
     return {"code": error.code, "message": error.message}
-
-
-def _swallow(task: asyncio.Task[None]) -> None:
-    """A run that was given up has ended at last; its end concerns nobody, but must be looked at."""
-    if not task.cancelled():
-        task.exception()

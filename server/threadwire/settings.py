@@ -255,6 +255,10 @@ class Limits(Section):
     """What one client may take."""
 
     history_page: Annotated[Count, Field(description="Messages in one history frame.")] = 100
+    batch_inputs: Annotated[Count, Field(description="Inputs of one batch.")] = 1000
+    max_batch_concurrency: Annotated[
+        Count, Field(description="Inputs of one batch that run at once, whatever the batch asks for.")
+    ] = 8
 
 
 class Settings(Section):

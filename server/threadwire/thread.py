@@ -31,6 +31,7 @@ from threadwire.log import Log
 from threadwire.logs import get_logger
 from threadwire.protocol import Cancel, CloseCode, Command, Edit, MultitaskStrategy, Regenerate, Respond, Send
 from threadwire.question import Question
+from threadwire.raw import RawFeed
 from threadwire.readers import Reader, Readers
 from threadwire.recovery import end_lost
 from threadwire.rewind import Rewind
@@ -64,6 +65,7 @@ class Thread:
     def __init__(self, thread_id: str, parts: ThreadParts, *, minted: bool = False) -> None:
         self.thread_id = thread_id
         self.log = Log(uuid_utils.uuid4().hex, parts.max_log_bytes, journaled=True)
+        self.raw = RawFeed(parts.turns.policy)
         self.deleted = False
         self._parts = parts
         graph, storage = parts.turns.graph, parts.turns.storage
@@ -203,7 +205,7 @@ class Thread:
         await self.load()
 
     def _turn(self, row: RunRow) -> Turn:
-        return Turn(row, self._parts.turns, self._said, self._rewind, self._record)
+        return Turn(row, self._parts.turns, self._said, self._rewind, self._record, raw=self.raw)
 
     def created(self) -> None:
         """Its row was made without a command."""

@@ -28,6 +28,10 @@ class Marks:
 
     tool_call_ids: dict[str, str] = field(default_factory=dict)
     structured: set[str] = field(default_factory=set)
+    #: Model calls that a tool made; said where no event tells of tools.
+    inside_tool: set[str] = field(default_factory=set)
+    #: The tools that ran, by the model's call id; said where no event tells of tools.
+    tools: dict[str, Origin] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -136,13 +140,22 @@ class ToolCalls:
             # The exception's own words are the operator's: they can hold anything.
             yield from self.result(tool.call_id, f"The tool {tool.name} failed.", "error", now)
 
+    def message(self, event: Any, now: float) -> Iterator[Told]:
+        """What a tool gave, where no event tells of tools but its message comes (``stream: "messages"``)."""
+        message = event["data"]["output"]
+        status = "error" if message.status == "error" else "ok"
+        self.messages[message.tool_call_id] = message
+        yield from self.result(message.tool_call_id, content_of(message), status, now)
+
     def result(self, call_id: str, result: Any, status: str, now: float) -> Iterator[Told]:
         """The result of a call that is open; none where it is not (it has one, or was never told)."""
         told = self._open.pop(call_id, None)
         if told is None:
             return
-        shown = None if told.hidden else result
-        if told.hidden:
+        ran = self._marks.tools.get(call_id)
+        hidden = told.hidden or (ran is not None and not self._policy.passes(ran))
+        shown = None if hidden else result
+        if hidden:
             self._hidden.add(call_id)
         duration = None if told.started_at is None else round((now - told.started_at) * 1000)
         self.results.append(

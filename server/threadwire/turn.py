@@ -19,6 +19,7 @@ from threadwire.graph import Graph
 from threadwire.history import to_wire, user_message
 from threadwire.journal import Record
 from threadwire.logs import get_logger
+from threadwire.raw import RawFeed
 from threadwire.repair import make_whole
 from threadwire.rewind import Rewind
 from threadwire.run import Outcome, Run, RunLimits
@@ -41,7 +42,14 @@ class Turn:
     """See the module."""
 
     def __init__(
-        self, row: RunRow, parts: TurnParts, conversation: Conversation, rewind: Rewind, record: Record
+        self,
+        row: RunRow,
+        parts: TurnParts,
+        conversation: Conversation,
+        rewind: Rewind,
+        record: Record,
+        *,
+        raw: RawFeed,
     ) -> None:
         self.row = row
         #: Why it will not run after all; None while it will.
@@ -52,6 +60,7 @@ class Turn:
         self._conversation = conversation
         self._rewind = rewind
         self._record = record
+        self._raw = raw
         self._run: Run | None = None
         self._rolled_back = False
         #: How it has ended, where the database did not take that: it is told, and is still to be written.
@@ -85,6 +94,7 @@ class Turn:
                 policy=parts.policy,
                 limits=parts.run_limits,
                 tell=self._record.tell,
+                raw=self._raw,
             )
 
     def cancel(self, reason: str) -> None:

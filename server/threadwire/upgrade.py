@@ -30,6 +30,8 @@ class Wanted:
     history: int | None
     on_disconnect: OnDisconnect
     filter: Filter
+    #: Whether it wants raw events as well.
+    raw: bool
 
 
 def read_query(query: Mapping[str, str], default_on_disconnect: OnDisconnect, *, allow_raw: bool) -> Wanted:
@@ -44,7 +46,8 @@ def read_query(query: Mapping[str, str], default_on_disconnect: OnDisconnect, *,
     if (after is None) != (epoch is None):
         missing = "epoch" if epoch is None else "after"
         raise InvalidArgument(missing, "expected, since after and epoch go together")
-    check_raw(wanted=_boolean(query, "raw"), allowed=allow_raw)
+    raw = _boolean(query, "raw")
+    check_raw(wanted=raw, allowed=allow_raw)
     return Wanted(
         thread_id=check_thread_id(thread_id) if thread_id is not None else None,
         after=after,
@@ -52,6 +55,7 @@ def read_query(query: Mapping[str, str], default_on_disconnect: OnDisconnect, *,
         history=_number(query, "history", 1),
         on_disconnect=read_on_disconnect(query, default_on_disconnect),
         filter=Filter(**{name: _names(query, name) for name in _FILTERS}),
+        raw=raw,
     )
 
 
@@ -66,11 +70,9 @@ def read_on_disconnect(query: Mapping[str, str], default: OnDisconnect) -> OnDis
 
 
 def check_raw(*, wanted: bool, allowed: bool) -> None:
-    """Whether a reader may have raw events; raises ``Forbidden`` or ``InvalidArgument``."""
+    """Whether a reader may have raw events; raises ``Forbidden``."""
     if wanted and not allowed:
         raise Forbidden("raw: this server lets no raw events out (events.allow_raw).")
-    if wanted:
-        raise InvalidArgument("raw", "raw events are not available yet")
 
 
 def _number(query: Mapping[str, str], name: str, least: int) -> int | None:

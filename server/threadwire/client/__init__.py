@@ -13,18 +13,23 @@ A command's way: chat → commands → link (the socket); a frame's way: link �
 Loads neither langgraph nor the server: of this package only ``threadwire.protocol`` and what that stands on.
 """
 
-from threadwire.client.chat import Chat, Frames
-from threadwire.client.errors import ClientError, CommandFailed, Disconnected, TurnFailed, TurnLost
+from threadwire.client.batch import Batch
+from threadwire.client.chat import Chat
+from threadwire.client.errors import BatchFailed, ClientError, CommandFailed, Disconnected, TurnFailed, TurnLost
+from threadwire.client.frames import Frames
 from threadwire.client.opening import connect
-from threadwire.client.sync import SyncChat, SyncTurn, connect_sync
+from threadwire.client.sync import SyncBatch, SyncChat, SyncTurn, connect_sync
 from threadwire.client.turn import Turn
 
 __all__ = [
+    "Batch",
+    "BatchFailed",
     "Chat",
     "ClientError",
     "CommandFailed",
     "Disconnected",
     "Frames",
+    "SyncBatch",
     "SyncChat",
     "SyncTurn",
     "Turn",

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import uuid
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar, Unpack
 
+from threadwire.client.batch import Batch, OpenBatches
 from threadwire.client.buffer import FrameBuffer, number_of
 from threadwire.client.commands import Answer, Commands
 from threadwire.client.errors import CommandFailed, Disconnected
+from threadwire.client.frames import Frames
 from threadwire.client.link import Link, State
 from threadwire.client.options import Filters, SendOptions, filter_query
 from threadwire.client.position import Position
@@ -23,6 +25,7 @@ from threadwire.client.turn import Turn
 from threadwire.client.turns import Turns
 from threadwire.protocol import (
     AckFrame,
+    BatchResultFrame,
     Content,
     ErrorFrame,
     EventFrame,
@@ -31,6 +34,7 @@ from threadwire.protocol import (
     HistoryFrame,
     PongFrame,
     ReadyFrame,
+    RunFinishedFrame,
 )
 
 #: Frames that may wait for a reader of ``frames()``; one that falls further behind gets a ``gap``.
@@ -63,6 +67,7 @@ class Chat:
         self._filters = filters
         self._position = Position()
         self._turns = Turns()
+        self._batches = OpenBatches()
         self._link = make_link(self)
         self._commands = Commands(self._link.write, patient=patient)
         self._recovery = Recovery(self, self._position, self._turns, self._pass_on, self._link.reattach)
@@ -104,6 +109,21 @@ class Chat:
     def regenerate(self, message_id: str | None = None) -> Turn:
         """Have the turn of an assistant message (default: the last) answered again."""
         return self._turn("regenerate", {"message_id": message_id}, None)
+
+    def batch(self, inputs: Sequence[Content], *, max_concurrency: int | None = None) -> Batch:
+        """Run each input on the graph by itself, without a thread; at most ``max_concurrency`` at once.
+
+        Raises:
+            Disconnected: the chat is closed.
+            TypeError: an input is not JSON.
+        """
+        if self._closed is not None:
+            raise self._closed
+        run_id = str(uuid.uuid4())
+        fields = {"inputs": list(inputs), "max_concurrency": max_concurrency, "run_id": run_id}
+        batch = Batch(run_id, self._commands.issue("batch", fields, repeatable=False), self.cancel)
+        self._batches.add(batch)
+        return batch
 
     async def cancel(self, run_id: str | None = None) -> AckFrame:
         """Stop a run, or the one that is active now.
@@ -182,18 +202,22 @@ class Chat:
             self._on_answer(frame)
         elif isinstance(frame, EventFrame):
             self._turns.pass_on(frame)
+        elif isinstance(frame, BatchResultFrame | RunFinishedFrame):
+            self._batches.take(frame)
         self._publish(frame)
 
     def on_lost(self, error: Disconnected) -> None:
         """The connection is gone; another one is being tried."""
         self._recovery.stop()
         self._commands.lost(error)
+        self._batches.fail(error)
 
     def on_closed(self, error: Disconnected) -> None:
         """There will be no other connection: wake everybody."""
         self._closed = error
         self._recovery.stop()
         self._commands.close(error)
+        self._batches.fail(error)
         for turn in self._turns.open():
             turn.fail(error)
         for reader in self._readers:
@@ -267,22 +291,6 @@ class Chat:
             if not self._attached.done():
                 self.first_history = frame
                 self._on_attached()
-
-
-class Frames:
-    """The frames that come to a chat, as an async iterator; made by ``Chat.frames``."""
-
-    def __init__(self, buffer: FrameBuffer) -> None:
-        self.buffer = buffer
-
-    def __aiter__(self) -> AsyncIterator[Frame]:
-        return self
-
-    async def __anext__(self) -> Frame:
-        frame = await self.buffer.get()
-        if frame is None:
-            raise StopAsyncIteration
-        return frame
 
 
 def _at_end(error: Disconnected) -> Disconnected | None:

@@ -6,6 +6,7 @@
     ├── CommandFailed     the server answered a command with an ``error`` frame
     ├── Disconnected      the connection is gone and is not coming back
     ├── TurnFailed        a turn ended without the answer that ``Turn.text()`` was asked for
+    ├── BatchFailed       a batch was stopped before all that ``Batch.results()`` was asked for
     └── TurnLost          a turn ended while nobody of us was listening, and its ``run_finished`` is gone
 
 Knows no socket.
@@ -13,7 +14,7 @@ Knows no socket.
 
 from __future__ import annotations
 
-from threadwire.protocol import ErrorFrame, HistoryFrame, RunFinishedFrame
+from threadwire.protocol import BatchResultFrame, ErrorFrame, HistoryFrame, RunFinishedFrame
 
 
 class ClientError(Exception):
@@ -65,6 +66,19 @@ class TurnFailed(ClientError):  # noqa: N818 -- it says what happened
         super().__init__(f"the turn ended as {finished.status}: {why}")
         self.finished = finished
         self.text = text
+
+
+class BatchFailed(ClientError):  # noqa: N818 -- it says what happened
+    """A batch was cancelled, or failed as a whole.
+
+    ``finished`` is its last frame, ``results`` what had finished until then, in the order of the inputs.
+    """
+
+    def __init__(self, finished: RunFinishedFrame, results: list[BatchResultFrame]) -> None:
+        why = finished.error.message if finished.error else finished.reason or "no reason given"
+        super().__init__(f"the batch ended as {finished.status}: {why}")
+        self.finished = finished
+        self.results = results
 
 
 class TurnLost(ClientError):  # noqa: N818 -- it says what happened

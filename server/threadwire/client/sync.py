@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, TypeVar, Unpack
 
+from threadwire.client.batch import Batch
 from threadwire.client.chat import Chat
 from threadwire.client.link import State
 from threadwire.client.opening import connect
@@ -18,6 +19,7 @@ from threadwire.client.options import ConnectOptions, Filters, SendOptions
 from threadwire.client.turn import Turn
 from threadwire.protocol import (
     AckFrame,
+    BatchResultFrame,
     Content,
     Frame,
     HistoryFrame,
@@ -106,6 +108,44 @@ class SyncTurn:
         return self._loop.wait(self._turn.finished())
 
 
+class SyncBatch:
+    """A ``Batch`` whose methods wait: an iterator of its results as they finish; the rest is as ``Batch`` says."""
+
+    def __init__(self, batch: Batch, loop: _Loop) -> None:
+        self._batch = batch
+        self._loop = loop
+
+    @property
+    def run_id(self) -> str:
+        """The batch's id."""
+        return self._batch.run_id
+
+    def __iter__(self) -> Iterator[BatchResultFrame]:
+        return self
+
+    def __next__(self) -> BatchResultFrame:
+        frame = self._loop.wait(_next(self._batch))
+        if frame is None:
+            raise StopIteration
+        return frame
+
+    def ack(self) -> AckFrame:
+        """Wait until the server has taken it."""
+        return self._loop.wait(self._batch.ack())
+
+    def cancel(self) -> AckFrame:
+        """Stop all of it."""
+        return self._loop.wait(self._batch.cancel())
+
+    def results(self) -> list[BatchResultFrame]:
+        """Wait for the end and return a result for each input, in the order of the inputs."""
+        return self._loop.wait(self._batch.results())
+
+    def finished(self) -> RunFinishedFrame:
+        """Wait for the end and return its frame."""
+        return self._loop.wait(self._batch.finished())
+
+
 class SyncChat:
     """A ``Chat`` whose methods wait; made by ``connect_sync``. It may be used from several threads."""
 
@@ -165,6 +205,14 @@ class SyncChat:
 
         return SyncTurn(self._loop.wait(regenerate()), self._loop)
 
+    def batch(self, inputs: Sequence[Content], *, max_concurrency: int | None = None) -> SyncBatch:
+        """Run each input on the graph by itself, without a thread."""
+
+        async def batch() -> Batch:
+            return self._chat.batch(inputs, max_concurrency=max_concurrency)
+
+        return SyncBatch(self._loop.wait(batch()), self._loop)
+
     def cancel(self, run_id: str | None = None) -> AckFrame:
         """Stop a run, or the one that is active now."""
         return self._loop.wait(self._chat.cancel(run_id))
@@ -203,8 +251,8 @@ async def _others_end() -> None:
         await asyncio.wait(others, timeout=END_SECONDS)
 
 
-async def _next(turn: Turn) -> Frame | None:
-    return await anext(turn, None)
+async def _next(source: AsyncIterator[T]) -> T | None:
+    return await anext(source, None)
 
 
 async def _enter(opening: AbstractAsyncContextManager[Chat]) -> Chat:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from threadwire.client.buffer import FrameBuffer
 from threadwire.client.commands import Answer
 from threadwire.client.errors import TurnFailed
+from threadwire.client.following import Following
 from threadwire.protocol import (
     AckFrame,
     Content,
@@ -23,7 +23,7 @@ from threadwire.protocol import (
 )
 
 
-class Turn:
+class Turn(Following):
     """A run that this client started.
 
     It is an async iterator of the run's frames, from ``run_queued`` or ``run_started`` to ``run_finished``.
@@ -48,17 +48,10 @@ class Turn:
         answer: asyncio.Future[Answer],
         cancel: Callable[[str], Awaitable[AckFrame]],
     ) -> None:
-        self.run_id = run_id
+        super().__init__(run_id, answer, cancel)
         self.message_id = message_id
         self.interrupts: list[Interrupt] = []
-        self._answer = answer
-        self._cancel = cancel
-        self._frames = FrameBuffer()
         self._text = _Text()
-        self._over = asyncio.Event()
-        self._finished: RunFinishedFrame | None = None
-        self._error: Exception | None = None
-        answer.add_done_callback(self._answered)
 
     def __aiter__(self) -> AsyncIterator[Frame]:
         return self
@@ -68,25 +61,6 @@ class Turn:
         if frame is None:
             raise StopAsyncIteration
         return frame
-
-    async def ack(self) -> AckFrame:
-        """Wait until the server has taken the command: from then on no crash of the server loses it."""
-        # Shielded: whoever gives up waiting does not take the answer from the others.
-        answer = await asyncio.shield(self._answer)
-        assert isinstance(answer, AckFrame)  # noqa: S101 -- Commands pairs them by id
-        return answer
-
-    async def cancel(self) -> AckFrame:
-        """Stop the run, queued or running. ``CommandFailed`` with ``no_active_run`` where it has ended."""
-        return await self._cancel(self.run_id)
-
-    async def finished(self) -> RunFinishedFrame:
-        """Wait for the end and return its frame, whatever its ``status``."""
-        await self._over.wait()
-        if self._finished is None:
-            assert self._error is not None  # noqa: S101 -- one of the two is why it is over
-            raise self._error
-        return self._finished
 
     async def text(self) -> str:
         """Wait for the end and return what the assistant said; several messages are parted by an empty line.
@@ -100,11 +74,6 @@ class Turn:
         if finished.status in ("failed", "lost") or finished.error is not None:
             raise TurnFailed(finished, self._text.joined())
         return self._text.joined()
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more will come."""
-        return self._over.is_set()
 
     @property
     def acknowledged(self) -> bool:
@@ -128,24 +97,10 @@ class Turn:
         self._frames.put(history)
         self._text.reload(history.messages, self.message_id, running=running)
 
-    def fail(self, error: Exception) -> None:
-        """End the turn without its ``run_finished``."""
-        if not self.over:
-            self._error = error
-            self._end(error)
-
-    def _end(self, error: Exception | None) -> None:
-        self._frames.close(error)
-        self._over.set()
-
     def _answered(self, answer: asyncio.Future[Answer]) -> None:
-        if answer.cancelled():
-            return
-        error = answer.exception()
-        if isinstance(error, Exception):
-            self.fail(error)
-        elif isinstance(frame := answer.result(), AckFrame) and frame.message_id is not None:
-            self.message_id = frame.message_id
+        super()._answered(answer)
+        if self.acknowledged and (message_id := getattr(answer.result(), "message_id", None)) is not None:
+            self.message_id = message_id
 
 
 class _Text:

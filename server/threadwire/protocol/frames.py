@@ -178,6 +178,13 @@ class EventFrame(_Frame):
     dropped: int | None = None
 
 
+class RunLogFrame(_Frame):
+    """Operations of a JSON Patch (RFC 6902); applied one frame after the other they make LangChain's RunState."""
+
+    type: Literal["log"] = "log"
+    ops: list[dict[str, Any]]
+
+
 class MessageFrame(_LogFrame):
     """A whole message was added to the thread."""
 
@@ -325,6 +332,7 @@ Frame: TypeAlias = (
     | BatchResultFrame
     | GoawayFrame
     | EventFrame
+    | RunLogFrame
     | MessageFrame
     | MessagesRemovedFrame
     | RunQueuedFrame
@@ -352,6 +360,7 @@ FRAMES: dict[str, type[_Frame]] = {
         BatchResultFrame,
         GoawayFrame,
         EventFrame,
+        RunLogFrame,
         MessageFrame,
         MessagesRemovedFrame,
         RunQueuedFrame,

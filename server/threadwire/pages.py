@@ -1,0 +1,55 @@
+"""The pages of history one connection asked for: read one after another, each when the one before has been sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from threadwire.answers import Answer, Answers, named
+from threadwire.errors import InternalError, ThreadwireError
+from threadwire.logs import get_logger
+from threadwire.protocol import History, error_frame
+from threadwire.thread import Thread
+
+logger = get_logger(__name__)
+
+
+class Pages:
+    """Those of one connection."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+        self._wanted: deque[tuple[History, Callable[[Answer], None]]] = deque()
+        #: The task that reads them, while there are any; and none.
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def read(self, thread: Thread, command: History) -> None:
+        """Answer one more ``history`` command."""
+        self._wanted.append((command, self._answers.promise()))
+        if not self.tasks:
+            task = asyncio.create_task(self._read(thread))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    def __len__(self) -> int:
+        return len(self._wanted)
+
+    async def _read(self, thread: Thread) -> None:
+        while self._wanted:
+            command, keep = self._wanted.popleft()
+            answer = await _page(thread, command)
+            answer.sent = asyncio.Event()
+            keep(answer)
+            await answer.sent.wait()
+
+
+async def _page(thread: Thread, command: History) -> Answer:
+    try:
+        found = await thread.history(command.before, command.limit)
+    except ThreadwireError as error:
+        return Answer(error_frame(error, command.id))
+    except Exception:
+        logger.exception("history failed", thread_id=thread.thread_id)
+        return Answer(error_frame(InternalError("The server failed to read the history."), command.id))
+    return Answer(named(found, command), found["seq"])
