@@ -175,11 +175,10 @@ class Thread:
 
     def _alone(self) -> None:
         """Nobody is here any more: each turn follows its own ``on_disconnect``."""
-        if self.draining:
-            # Everybody goes because the server does; what waits is for the next one.
-            return
         for turn in self._turns:
-            turn.disconnect()
+            # Where the server goes too, what waits is for the next one.
+            if turn is self._turns.current or not self.draining:
+                turn.disconnect()
         self._turns.pump()
 
     # --- commands ---
