@@ -12,6 +12,7 @@ from typing import Any
 
 from threadwire import __version__
 from threadwire.errors import StartupError
+from threadwire.load import arguments
 
 #: Exit codes: what the operator can mend, and Ctrl-C (128 + SIGINT).
 EXIT_STARTUP_ERROR = 2
@@ -53,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_storage(commands)
     _add_config(commands)
     _add_simulate(commands)
+    arguments.add_load(commands)
+    arguments.add_soak(commands)
     return parser
 
 
