@@ -109,7 +109,9 @@ def _add_shares(parser: argparse.ArgumentParser, defaults: dict[str, float]) -> 
             type=share,
             default=default,
             metavar="SHARE",
-            help=f"sessions that {what}, as 10%% (default: {default:.0%})".replace("0%)", "0%%)").replace("5%)", "5%%)"),
+            help=f"sessions that {what}, as 10%% (default: {default:.0%})".replace("0%)", "0%%)").replace(
+                "5%)", "5%%)"
+            ),
         )
 
 

@@ -42,7 +42,7 @@ class Refused(Exception):  # noqa: N818 -- what the server did
         self.status = status
 
 
-class Connection(WSListener):  # type: ignore[misc]  # compiled: it has no types
+class Connection(WSListener):
     """Feeds one reader from its socket.
 
     Attributes:
@@ -76,10 +76,7 @@ class Connection(WSListener):  # type: ignore[misc]  # compiled: it has no types
             self._parts.clear()
         else:
             if kind is _CLOSE:
-                self.close_code = int(frame.get_close_code())
-                # Answered with its own code: 1000 would say that this client asked for the end.
-                transport.send_close(frame.get_close_code())
-                transport.disconnect()
+                self._on_close(transport, frame.get_payload_as_bytes())
             return
         recorder = self._recorder
         recorder.frames += 1
@@ -89,12 +86,18 @@ class Connection(WSListener):  # type: ignore[misc]  # compiled: it has no types
         except (ValueError, KeyError, TypeError, AttributeError):
             recorder.error("malformed_frame")
 
-    def on_ws_disconnected(self, transport: WSTransport) -> None:
+    def on_ws_disconnected(self, _: WSTransport) -> None:
         """Called by picows."""
         self._recorder.connections -= 1
         self._transport = None
         if not self.lost.done():
             self.lost.set_result(None)
+
+    def _on_close(self, transport: WSTransport, payload: bytes) -> None:
+        """Take the server's code, and answer with the same: 1000 would say that this client asked for the end."""
+        self.close_code = int.from_bytes(payload[:2], "big") if len(payload) > 1 else ABNORMAL
+        transport.send(WSMsgType.CLOSE, payload[:2])
+        transport.disconnect()
 
     def send(self, command: dict[str, Any]) -> None:
         """Send a command; nothing happens where the connection is gone."""
@@ -142,7 +145,7 @@ class Opener:
         url = f"{options.url}{joint}{urlencode(query)}" if query else options.url
         make: Callable[[], Connection] = lambda: Connection(reader, self._recorder)  # noqa: E731
         source = source_address(number, options.sources, loopback=self._loopback)
-        place = {} if source is None else {"local_addr": (source, 0)}
+        place: dict[str, Any] = {} if source is None else {"local_addr": (source, 0)}
         try:
             _, connection = await ws_connect(
                 make,

@@ -9,8 +9,8 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 def seconds(value: float | None) -> str:
     """Three digits, in µs, ms or s."""
-    if value is None:
-        return "–"
+    if not value:
+        return "-" if value is None else "0"
     if value < 0.001:
         return f"{value * 1e6:.0f} µs"
     if value < 1:
@@ -20,13 +20,13 @@ def seconds(value: float | None) -> str:
 
 def amount(value: float | None) -> str:
     """A count or a rate, with its thousands apart."""
-    return "–" if value is None else f"{value:,.0f}"
+    return "-" if value is None else f"{value:,.0f}"
 
 
 def memory(value: float | None) -> str:
     """Bytes, in KiB, MiB or GiB."""
-    if value is None:
-        return "–"
+    if not value:
+        return "-" if value is None else "0"
     for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20)):
         if abs(value) >= size:
             return f"{value / size:,.1f} {unit}"
@@ -35,7 +35,7 @@ def memory(value: float | None) -> str:
 
 def share(value: float | None) -> str:
     """A share of a core, in per cent."""
-    return "–" if value is None else f"{value:.0%}"
+    return "-" if value is None else f"{value:.0%}"
 
 
 def spark(values: Sequence[float], width: int = 60) -> str:

@@ -1,8 +1,8 @@
 """Whether something grows: a line fitted through what was seen over time, and what to say of it; pure.
 
-The slope is Theil's and Sen's, the median of the slopes between all pairs: a few spikes do not bend it. The first third
-is left out, since caches fill and allocators settle. "Flat" means that, over the time that was fitted, the line rises by
-no more than the larger of a share of the level and twice the scatter around the line.
+The slope is Theil's and Sen's, the median of the slopes between all pairs: a few spikes do not bend it. The first
+third is left out, since caches fill and allocators settle. "Flat" means that, over the time that was fitted, the line
+rises by no more than the larger of a share of the level and twice the scatter around the line.
 """
 
 from __future__ import annotations

@@ -116,8 +116,8 @@ class Reader:
         seq = frame["seq"]
         if seq <= self.seq:
             self._order(seq, kind)
-        else:
-            self.seq = seq
+            return
+        self.seq = seq
         turn = self.turns.get(frame["run_id"])
         if turn is None:
             self._foreign(frame)
@@ -146,8 +146,8 @@ class Reader:
         if seq is not None and kind not in ("ready", "history", "pong"):
             if seq <= self.seq:
                 self._order(seq, kind)
-            else:
-                self.seq = seq
+                return
+            self.seq = seq
         run_id = frame.get("run_id")
         if run_id is not None and run_id not in self.turns and kind != "ack":
             self._foreign(frame)
@@ -238,6 +238,7 @@ class Reader:
                 turn.holes = True
 
     def _order(self, seq: int, kind: str) -> None:
+        """The frame is passed over, as any client would."""
         name = "seq_repeated" if seq == self.seq else "seq_went_back"
         self._recorder.violation(name, f"{self.name}: a {kind} with seq {seq} after seq {self.seq}")
 
@@ -247,6 +248,8 @@ class Reader:
 
     def _lost(self, away: str, what: str) -> None:
         if away == "cut":
-            self._recorder.violation("resume_gap", f"{self.name}: it came back at once after seq {self.seq}, and {what}")
+            self._recorder.violation(
+                "resume_gap", f"{self.name}: it came back at once after seq {self.seq}, and {what}"
+            )
         else:
             self._recorder.error("gap_after_loss")

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Protocol
 
 from threadwire.load.generator import Generator
@@ -128,7 +128,7 @@ async def _keep_book(source: _Source, running: asyncio.Task[None], ledger: Ledge
 
 
 @contextlib.contextmanager
-def _interruptible(stop: Callable[[], None], cancel: Callable[[], object]) -> Any:
+def _interruptible(stop: Callable[[], None], cancel: Callable[[], object]) -> Iterator[asyncio.Event]:
     stopped = asyncio.Event()
 
     def on_signal() -> None:
@@ -138,7 +138,7 @@ def _interruptible(stop: Callable[[], None], cancel: Callable[[], object]) -> An
         stop()
 
     loop = asyncio.get_running_loop()
-    handled: list[int] = []
+    handled: list[signal.Signals] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, or not the main thread
             loop.add_signal_handler(number, on_signal)

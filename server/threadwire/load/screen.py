@@ -17,7 +17,7 @@ from threadwire.load.violations import VIOLATIONS
 
 #: A line for logs comes this often.
 LINE_SECONDS = 10.0
-_LABELS = {
+LABELS = {
     "connect": "connect",
     "ack": "acknowledged",
     "first_token": "first token",
@@ -76,7 +76,7 @@ def latency_table(latencies: dict[str, dict[str, Any]]) -> Table:
     for name, found in latencies.items():
         if found["count"]:
             cells = [figures.seconds(found[column]) for column in (*PERCENTILES, "max")]
-            table.add_row(_LABELS.get(name, name), *cells, figures.amount(found["count"]))
+            table.add_row(LABELS.get(name, name), *cells, figures.amount(found["count"]))
     return table
 
 
@@ -104,7 +104,9 @@ def summary(result: dict[str, Any]) -> list[Text]:
     lines += _findings(result)
     if generator["bottleneck"]:
         why = f"The generator was the bottleneck: {generator['bottleneck']}."
-        lines.append(Text(f"{why} The latencies are partly its own: give it --processes, or fewer sessions.", "bold red"))
+        lines.append(
+            Text(f"{why} The latencies are partly its own: give it --processes, or fewer sessions.", "bold red")
+        )
     return lines
 
 
@@ -114,7 +116,7 @@ def _findings(result: dict[str, Any]) -> list[Text]:
         return [Text("violations: none", style="green")]
     lines = [Text(f"violations: {sum(broken.values())}", style="bold red")]
     for name, count in broken.items():
-        lines.append(Text(f"  {name} × {count}: {VIOLATIONS.get(name, '')}", style="red"))
+        lines.append(Text(f"  {count:,} {name}: {VIOLATIONS.get(name, '')}", style="red"))
         lines += [Text(f"    {explanation}") for explanation in result["explanations"].get(name, [])]
     return lines
 

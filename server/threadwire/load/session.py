@@ -41,7 +41,7 @@ class Session:
         self._tabs: list[Tab] = []
 
     async def run(self, due: float) -> None:
-        """Live it. It was due at ``due`` (of the monotonic clock): what is later than that, the first connection took."""
+        """Live it. It was due at ``due``, of the monotonic clock: being late counts as the first connection's time."""
         self._recorder.count("sessions_started")
         try:
             await self._live(due)
@@ -194,7 +194,9 @@ class Session:
             async with asyncio.timeout(seconds + CANCEL_SLACK_SECONDS):
                 await main.until(turn.ended)
         except TimeoutError:
-            explanation = f"session {self._number}: run {turn.run_id} went on for more than {seconds:g} s after a cancel"
+            explanation = (
+                f"session {self._number}: run {turn.run_id} went on for more than {seconds:g} s after a cancel"
+            )
             self._recorder.violation("cancel_late", explanation)
             await main.until(turn.ended)
         self._recorder.latency("cancel", time.monotonic() - asked)

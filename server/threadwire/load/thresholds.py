@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from threadwire.errors import StartupError
+from threadwire.load import figures
 from threadwire.load.recorder import LATENCIES
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -48,7 +49,8 @@ class Threshold:
         if found is None:
             return f"{self.text}: {self.name} was not measured"
         if _COMPARE[self.compare](found, self.limit):
-            return f"{self.text}: {self.name} is {found:.4g}"
+            shown = figures.seconds(found) if _LATENCY.match(self.name) else f"{found:,.4g}"
+            return f"{self.text}: {self.name} is {shown}"
         return None
 
 

@@ -94,7 +94,7 @@ class Watch:
             self._session = None
 
     async def look(self) -> dict[str, Any]:
-        """What is known now, as it goes into a second's row; ``/proc`` wins over ``/metrics``, which knows the tasks."""
+        """What is known now, as a row has it; ``/proc`` wins over ``/metrics``, which alone knows the tasks."""
         if self._session is not None and time.monotonic() > self._asked + METRICS_SECONDS:
             await self._read_metrics()
         sample = self._metrics

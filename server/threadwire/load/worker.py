@@ -1,7 +1,7 @@
-"""A generating process of its own: ``python -m threadwire.load.worker``, options on stdin, a line each second on stdout.
+"""A generating process of its own: ``python -m threadwire.load.worker``, one for each of ``--processes``.
 
-With ``--processes`` one of them runs for each. A line is what its recorder ``take``s, with its cpu seconds; stdin's end
-tells it to stop.
+It reads its options on stdin and writes a line each second on stdout: what its recorder ``take``s, with its cpu
+seconds. The end of stdin tells it to stop.
 """
 
 from __future__ import annotations
