@@ -121,7 +121,16 @@ async def test_a_late_cancel_is_found(server: ScriptedServer, tmp_path: Path) ->
     server.deaf = True
     server.script.pause_after = 40
     loaded = await load(
-        tmp_path, server.url, "--sessions", "1", "--cancel", "100%", "--cancel-deadline", "100ms", "--turn-timeout", "2s"
+        tmp_path,
+        server.url,
+        "--sessions",
+        "1",
+        "--cancel",
+        "100%",
+        "--cancel-deadline",
+        "100ms",
+        "--turn-timeout",
+        "2s",
     )
     assert loaded.broken == {"cancel_late", "run_never_finished"}
 
