@@ -222,6 +222,7 @@ TABLE: dict[str, set[str]] = {
         "terminal",
         "threadwire",
     },
+    "testing": {"app", "client", "settings"},
     "__main__": {"cli"},
 }
 #: A program of its own may stand anywhere: it is run, not imported.
