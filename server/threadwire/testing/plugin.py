@@ -14,7 +14,7 @@ from threadwire.testing.server import Server, serve
 
 @pytest_asyncio.fixture
 async def threadwire_serve(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Server]]]:
-    """Give an async function that serves a graph until the test ends, with sections of settings as ``serve`` has."""
+    """Give an async function that serves a graph until the test ends; its arguments are a graph and sections.
 
     Their database is the test's own: one that is started after another was closed has its threads.
     """
