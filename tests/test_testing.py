@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,32 +95,6 @@ async def test_what_cannot_be_served() -> None:
     with pytest.raises(StartupError):
         async with serve(42):
             pass
-
-
-def test_the_fixture(tmp_path: Path) -> None:
-    """``threadwire_serve`` works in somebody else's suite, in pytest-asyncio's strict mode."""
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["threadwire.testing.plugin"]\n')
-    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
-    (tmp_path / "test_mine.py").write_text(
-        "import pytest\n"
-        "from threadwire.testing import assert_frames\n"
-        "@pytest.mark.asyncio\n"
-        "async def test_mine(threadwire_serve):\n"
-        "    server = await threadwire_serve(runs={'timeout_seconds': 5})\n"
-        "    async with server.connect() as chat:\n"
-        "        assert_frames([f async for f in chat.send('hi')], ..., 'run_finished')\n"
-    )
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "THREADWIRE_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 
 A, B, C = {"type": "a", "n": 1}, {"type": "b", "n": 2}, {"type": "c", "n": None}
