@@ -134,6 +134,9 @@ class Tab:
                 recorder.error(refused.code)
                 status = refused.status
             failures += 1
+            if what == "reconnect":
+                # The server was away, or full: it may have lost what we missed.
+                self.reader.left(at_once=False)
             await self._wait_before_the_next(code, failures, status)
         if self._timed:
             recorder.latency(what, time.monotonic() - began)
