@@ -55,11 +55,6 @@ def doubled_end(frame: dict[str, Any]) -> list[dict[str, Any]]:
     return [frame, {**frame, "seq": frame["seq"] + 1}]
 
 
-def gap(frame: dict[str, Any]) -> list[dict[str, Any]]:
-    lost = {"type": "gap", "requested": 1, "earliest": frame["seq"] + 1, "epoch": frame["epoch"], "run": frame["run"]}
-    return [{**frame, "resume": "gap"}, lost]
-
-
 MUTANTS: dict[str, tuple[str, Frames, list[str]]] = {
     "a token is lost": ("token_mismatch", on("token", lambda _: []), []),
     "a token is changed": ("token_mismatch", on("token", lambda frame: [{**frame, "content": "x"}]), []),
@@ -74,11 +69,6 @@ MUTANTS: dict[str, tuple[str, Frames, list[str]]] = {
     "the thread is another": (
         "foreign_frame",
         on("ready", lambda frame: [{**frame, "thread_id": "another"}], 2),
-        ["--vanish", "100%"],
-    ),
-    "resuming says gap": (
-        "resume_gap",
-        on("ready", gap, 2),
         ["--vanish", "100%"],
     ),
 }
@@ -114,6 +104,20 @@ async def test_a_silent_hole_is_found(server: ScriptedServer, tmp_path: Path) ->
     loaded = await running
     assert loaded.broken == {"resume_gap"}
     assert "characters came" in loaded.result["explanations"]["resume_gap"][0]
+
+
+async def test_a_log_that_is_lost_too_early_is_found(server: ScriptedServer, tmp_path: Path) -> None:
+    """A server that tells a session which was away for a moment of a gap is found out."""
+    server.script.pause_after = 25
+    running = asyncio.create_task(load(tmp_path, server.url, "--sessions", "1", "--vanish", "100%", "--seed", "7"))
+    await eventually(lambda: server.connections and server.connections[0].close_code, "the session vanishes")
+    server.go.set()
+    await eventually(lambda: server.running is None, "the run has ended")
+    server.trim()
+    loaded = await running
+    assert loaded.broken == {"resume_gap"}
+    assert "ready says gap" in loaded.result["explanations"]["resume_gap"][0]
+    assert loaded.result["turns"] == {"unheard": 1}
 
 
 async def test_a_late_cancel_is_found(server: ScriptedServer, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ import pygal
 from pygal.style import Style
 
 from threadwire.load import figures
+
+# pygal leaves an import hook of Python 2's kind behind, which Python warns of at every later import; nothing needs it.
+sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "PluginImportFixer"]
 
 #: More points than a plot has pixels tell nothing: rows are joined until no more than this are left.
 MAX_POINTS = 500
