@@ -95,6 +95,18 @@ def test_a_cut_that_loses_something(seen: Seen, ready: dict[str, Any]) -> None:
     assert (taken["violations"], taken["errors"]) == ({}, {"gap_after_loss": 1})
 
 
+def test_frames_that_come_again_after_a_gap(seen: Seen) -> None:
+    """After a gap a server goes on from its earliest frame: what was read before is passed over, and no violation."""
+    seen.take(token(4, "one "), end(5), {**READY, "seq": 1000, "resume": "gap"})
+    seen.take({"type": "gap", "requested": 6, "earliest": 3, "epoch": "e", "run": None}, token(4, "one "), end(5))
+    assert "".join(seen.view.texts["a"]) == "one "
+    assert seen.taken["violations"] == {}
+    seen.reader.left(at_once=False)
+    # A new epoch: numbers begin anew.
+    seen.take({**READY, "epoch": "f", "seq": 2, "resume": "gap"}, {**token(1), "run_id": "x"})
+    assert seen.taken["violations"] == {"foreign_frame": 1}
+
+
 def test_a_slow_readers_gap(seen: Seen) -> None:
     """A gap in the middle is allowed: the text says nothing any more, and a run that is over is not waited for."""
     seen.take(token(4), {"type": "gap", "requested": 5, "earliest": 90, "epoch": "e", "run": {"run_id": "r"}})

@@ -67,6 +67,8 @@ class Reader:
         self._recorder = recorder
         self._on_answer = on_answer
         self._finished: set[str] = set()
+        #: After a gap the server goes on from its earliest frame: up to here they may come again.
+        self._again = 0
         self.away: Literal["cut", "lost"] | None = None
         self._special: dict[str, Callable[[dict[str, Any], float], None]] = {
             "ready": self._ready,
@@ -166,18 +168,19 @@ class Reader:
         if away and frame["resume"] != "replayed":
             self._lost(away, f"ready says {frame['resume']}")
             self._open_holes()
-        if not away or frame["resume"] != "replayed":
-            # The frames of a run that is active come again from its start, numbers and all.
+        if not away:
+            # The frames of a run that is active come from its start.
             self.seq = 0 if frame["run"] else frame["seq"]
-        elif frame["seq"] < self.seq:
+        elif frame["resume"] == "replayed" and frame["seq"] < self.seq:
             self._lost(away, f"its log ends at {frame['seq']}, after {self.seq} was sent")
-        self.epoch = frame["epoch"]
+        self._go_on(frame["epoch"])
         self._on_answer(frame)
 
     def _gap(self, frame: dict[str, Any], _: float) -> None:
         self._recorder.count("gaps")
-        self.seq = frame["earliest"] - 1
-        self.epoch = frame["epoch"]
+        self._go_on(frame["epoch"])
+        self._again = self.seq
+        self.seq = max(self.seq, frame["earliest"] - 1)
         self._open_holes()
         active = frame["run"]["run_id"] if frame["run"] else None
         for turn in self.turns.values():
@@ -237,8 +240,16 @@ class Reader:
             if turn.status is None:
                 turn.holes = True
 
+    def _go_on(self, epoch: str) -> None:
+        """In the same log, or in a new one, whose numbers begin anew."""
+        if self.epoch is not None and epoch != self.epoch:
+            self.seq = self._again = 0
+        self.epoch = epoch
+
     def _order(self, seq: int, kind: str) -> None:
         """The frame is passed over, as any client would."""
+        if seq <= self._again:
+            return
         name = "seq_repeated" if seq == self.seq else "seq_went_back"
         self._recorder.violation(name, f"{self.name}: a {kind} with seq {seq} after seq {self.seq}")
 
