@@ -112,10 +112,21 @@ def test_a_slow_readers_gap(seen: Seen) -> None:
     seen.take(token(4), {"type": "gap", "requested": 5, "earliest": 90, "epoch": "e", "run": {"run_id": "r"}})
     assert not seen.ended
     seen.take(token(90), {"type": "gap", "requested": 91, "earliest": 200, "epoch": "e", "run": None})
+    assert seen.answers[-1]["type"] == "gap"
+    assert not seen.ended
+    seen.reader.settle()
     assert seen.view.status == "unheard"
     compare_texts("s", seen.reader.turns.values(), {"a": "something else"}, seen.recorder)
     taken = seen.taken
     assert (taken["violations"], taken["counts"]) == ({}, {"gaps": 2})
+
+
+@pytest.mark.parametrize("frame", [end(201), token(201)])
+def test_an_end_that_comes_after_the_gap(seen: Seen, frame: dict[str, Any]) -> None:
+    """A run that nobody names at the gap may still have its end behind it: then it is no unheard one."""
+    seen.take(token(4), {"type": "gap", "requested": 5, "earliest": 200, "epoch": "e", "run": None}, frame)
+    seen.reader.settle()
+    assert seen.view.status == ("completed" if frame["type"] == "run_finished" else None)
 
 
 def test_what_replaces_tokens(seen: Seen) -> None:

@@ -50,7 +50,7 @@ class Reader:
         timed: Whether this reader's times are counted; a second tab's and a slow reader's are not.
         seq: The number of the last frame that was read.
         away: Why it has no connection: we ``cut`` it, or it was ``lost``; None while it is attached.
-        on_answer: Called with each frame that answers a command, and with each ``ready``.
+        on_answer: Called with each frame that answers a command, and with each ``ready`` and ``gap``.
     """
 
     def __init__(
@@ -69,6 +69,8 @@ class Reader:
         self._finished: set[str] = set()
         #: After a gap the server goes on from its earliest frame: up to here they may come again.
         self._again = 0
+        #: Runs whose end a gap may have swallowed, with how many of their frames had come by then.
+        self._doubted: dict[str, int] = {}
         self.away: Literal["cut", "lost"] | None = None
         self._special: dict[str, Callable[[dict[str, Any], float], None]] = {
             "ready": self._ready,
@@ -108,6 +110,13 @@ class Reader:
         return {"thread_id": self.thread_id, **place}
 
     # --- what the connection gives it ---
+
+    def settle(self) -> None:
+        """All that was in the log at a gap has been read: of whom nothing came, the end is among what is gone."""
+        doubted, self._doubted = self._doubted, {}
+        for run_id, frames in doubted.items():
+            if self.turns[run_id].frames == frames:
+                self._end(self.turns[run_id], "unheard")
 
     def take(self, frame: dict[str, Any], now: float) -> None:
         """Take one frame. Tokens come first: they are nearly all there is."""
@@ -154,6 +163,8 @@ class Reader:
         if run_id is not None and run_id not in self.turns and kind != "ack":
             self._foreign(frame)
             return
+        if self._doubted and run_id is not None:
+            self._doubted.pop(run_id, None)
         special = self._special.get(kind)
         if special is not None:
             special(frame, now)
@@ -183,10 +194,12 @@ class Reader:
         self.seq = max(self.seq, frame["earliest"] - 1)
         self._open_holes()
         active = frame["run"]["run_id"] if frame["run"] else None
-        for turn in self.turns.values():
-            if turn.status is None and turn.frames and turn.run_id != active:
-                # Its end was among what is gone.
-                self._end(turn, "unheard")
+        self._doubted = {
+            turn.run_id: turn.frames
+            for turn in self.turns.values()
+            if turn.status is None and turn.frames and turn.run_id != active
+        }
+        self._on_answer(frame)
 
     def _goaway(self, frame: dict[str, Any], _: float) -> None:
         self.goaway = frame["reconnect_after_seconds"]

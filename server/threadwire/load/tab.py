@@ -153,6 +153,11 @@ class Tab:
             if self._ready is not None and not self._ready.done():
                 self._ready.set_result(None)
             return
+        if frame["type"] == "gap":
+            # A page of history comes behind all frames up to its place.
+            page = self.ask({"type": "history", "id": f"h-{uuid.uuid4()}", "limit": 1})
+            page.add_done_callback(lambda _: self.reader.settle())
+            return
         command_and_answer = self._asked.pop(frame.get("id") or "", None)
         if command_and_answer is not None and not command_and_answer[1].done():
             command_and_answer[1].set_result(frame)
