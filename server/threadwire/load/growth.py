@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 WARM_UP = 1 / 3
 #: Of the level: below it, over the time that was fitted, nothing grows.
-FLAT_SHARE = 0.03
+FLAT_SHARE = 0.05
 #: With fewer points nothing can be said.
 MIN_POINTS = 12
 #: Pairs of points that are looked at, at most: their number grows with the square.

@@ -10,9 +10,10 @@ from threadwire.errors import StartupError
 from threadwire.load import figures
 from threadwire.load.growth import Growth, fit
 
-#: What is watched: the row's name → its label, and a rise that is nothing in any case.
+#: What is watched: the row's name → its label, and a rise that is nothing in any case. Memory rises in steps for a while,
+#: since an allocator keeps what the busiest moments took.
 _WATCHED = {
-    "server_memory_bytes": ("memory", 4 << 20),
+    "server_memory_bytes": ("memory", 16 << 20),
     "server_descriptors": ("descriptors", 8),
     "server_threads": ("threads", 2),
     "server_tasks": ("tasks", 16),
