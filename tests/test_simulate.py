@@ -24,7 +24,6 @@ from pydantic import SecretStr
 from threadwire.errors import StartupError
 from threadwire.models.script import words
 from threadwire.simulate import KEPT_REQUESTS, start_simulator
-from threadwire.simulate_options import Options
 
 DEADLINE = 20.0
 
@@ -81,7 +80,7 @@ async def eventually(condition: Callable[[], Awaitable[bool]], what: Callable[[]
 
 @asynccontextmanager
 async def provide(**options: Any) -> AsyncIterator[Provider]:
-    runner, port = await start_simulator(options=Options(**({"tokens_per_second": 0, "first_token_ms": 0} | options)))
+    runner, port = await start_simulator(**({"tokens_per_second": 0, "first_token_ms": 0} | options))
     try:
         async with aiohttp.ClientSession() as http:
             provider = Provider(port, http)

@@ -10,7 +10,8 @@ import aiohttp
 import pytest
 
 from harness import start_provider
-from threadwire.models.script import Answer, Manner, Pace, Said, plan
+from threadwire.models.pace import Pace
+from threadwire.models.script import Answer, Manner, Said, plan
 from threadwire.models.variety import RequestLimit, Saying, Variety
 
 MANNER = Manner(tokens_per_second=50, first_token_ms=200, tokens=100)

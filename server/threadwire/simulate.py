@@ -35,7 +35,8 @@ from aiohttp import web
 
 from threadwire.errors import StartupError, ThreadwireError
 from threadwire.models.completion import Chunks, completion, read_request, refusal
-from threadwire.models.script import Answer, Failure, Manner, Pace
+from threadwire.models.pace import Pace
+from threadwire.models.script import Answer, Failure, Manner
 from threadwire.models.variety import RequestLimit, Saying, Variety
 from threadwire.simulate_options import Options, add_arguments, read
 
@@ -44,15 +45,19 @@ KEPT_REQUESTS = 100
 SHUTDOWN_SECONDS = 0.1
 
 
-async def start_simulator(
-    host: str = "127.0.0.1", port: int = 0, options: Options | None = None
-) -> tuple[web.AppRunner, int]:
+async def start_simulator(host: str = "127.0.0.1", port: int = 0, **behaviour: Any) -> tuple[web.AppRunner, int]:
     """Start it in the running loop; gives the runner, whose ``cleanup()`` stops it, and its port (0 takes a free one).
+
+    ``behaviour`` is the fields of ``simulate_options.Options``.
 
     Raises:
         StartupError: the address cannot be listened on.
     """
-    app = _Simulator(options or Options()).app()
+    return await _start(host, port, Options(**behaviour))
+
+
+async def _start(host: str, port: int, options: Options) -> tuple[web.AppRunner, int]:
+    app = _Simulator(options).app()
     # Without handler_cancellation a handler that waits would not notice that its client has left.
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
@@ -78,7 +83,7 @@ def run(host: str, port: int, options: Options) -> None:
         for signum in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # Windows has only KeyboardInterrupt
                 asyncio.get_running_loop().add_signal_handler(signum, stopped.set)
-        runner, actual = await start_simulator(host, port, options)
+        runner, actual = await _start(host, port, options)
         try:
             sys.stdout.write(f"simulated provider on http://{host}:{actual}/v1\n")
             sys.stdout.flush()

@@ -10,8 +10,8 @@ from threadwire.errors import StartupError
 from threadwire.load import figures
 from threadwire.load.growth import Growth, fit
 
-#: What is watched: the row's name → its label, and a rise that is nothing in any case. Memory rises in steps for a while,
-#: since an allocator keeps what the busiest moments took.
+#: What is watched: the row's name → its label, and a rise that is nothing in any case. Memory rises in steps for a
+#: while, since an allocator keeps what the busiest moments took.
 _WATCHED = {
     "server_memory_bytes": ("memory", 16 << 20),
     "server_descriptors": ("descriptors", 8),
