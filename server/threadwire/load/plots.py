@@ -92,7 +92,7 @@ def drawn(plot: Plot, rows: Sequence[dict[str, Any]]) -> str | None:
         include_x_axis=True,
         xrange=(0, rows[-1]["at"] or 1),
         x_labels=_times(rows[-1]["at"]),
-        x_value_formatter=_time,
+        x_value_formatter=_time(rows[-1]["at"]),
         value_formatter=plot.shown,
         y_labels=ticks,
         range=(0, ticks[-1]),
@@ -132,10 +132,11 @@ def _times(end: float) -> list[float]:
     return [index * step for index in range(int(end / step) + 1)]
 
 
-def _time(at: float) -> str:
-    if at < 120:
-        return f"{at:.0f} s"
-    return f"{at / 60:.0f} min" if at < 7200 else f"{at / 3600:.1f} h"
+def _time(end: float) -> Callable[[float], str]:
+    """How times are written where the last is ``end``: all in one unit."""
+    if end <= 120:
+        return lambda at: f"{at:.0f} s"
+    return (lambda at: f"{at / 60:g} min") if end <= 7200 else (lambda at: f"{at / 3600:g} h")
 
 
 def _style() -> Style:
