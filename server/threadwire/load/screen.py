@@ -34,7 +34,9 @@ class Screen:
     def __init__(self, what: str) -> None:
         self._what = what
         self._console = Console(stderr=True)
-        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
+        self._live = (
+            Live(console=self._console, auto_refresh=False, transient=True) if self._console.is_terminal else None
+        )
         self._said = 0.0
 
     def shown(self) -> AbstractContextManager[object]:
@@ -105,7 +107,10 @@ def summary(result: dict[str, Any]) -> list[Text]:
     if generator["bottleneck"]:
         why = f"The generator was the bottleneck: {generator['bottleneck']}."
         lines.append(
-            Text(f"{why} The latencies are partly its own: give it --processes, or fewer sessions.", "bold red")
+            Text(
+                f"{why} The latencies are partly its own: give it a core of its own, --processes, or fewer sessions.",
+                "bold red",
+            )
         )
     return lines
 
