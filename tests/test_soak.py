@@ -12,7 +12,7 @@ from process import ServerProcess
 from threadwire.load.soak import Soak
 
 #: What a soak may do to the machine it shares with other tests.
-MIXED = ["--sessions", "40", "--turns", "4", "--think", "1s", "--ramp", "20s", "--message", "/tokens 60"]
+MIXED = ["--sessions", "30", "--turns", "4", "--think", "3s", "--ramp", "20s", "--message", "/tokens 60"]
 
 
 def test_what_grows_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +59,18 @@ async def test_ten_minutes(tmp_path: Path) -> None:
         runs__disconnect_grace_seconds="3",
     )
     try:
-        arguments = ["--duration", "10m", "--pid", str(server.pid), "--database", "threadwire.db", *MIXED]
+        # A machine that is shared may keep a cancel waiting for longer than the server's own deadline.
+        arguments = [
+            "--cancel-deadline",
+            "15s",
+            "--duration",
+            "10m",
+            "--pid",
+            str(server.pid),
+            "--database",
+            "threadwire.db",
+            *MIXED,
+        ]
         loaded = await load(tmp_path, server.url, *arguments, command="soak", deadline=900)
     finally:
         await server.kill()
