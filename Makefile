@@ -25,7 +25,7 @@ serve: weights ## Serve on http://127.0.0.1:8000 (ARGS="--port 9000")
 test: weights ## All tests (ARGS="-k name")
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not torture" $(ARGS)
 
-torture: install ## Hundreds of crashes, and what else takes long (TORTURE_SEED, TORTURE_ROUNDS)
+torture: install ## Hundreds of crashes, ten minutes of soak (TORTURE_SEED, TORTURE_ROUNDS)
 	$(BIN)/python -m pytest -m torture -s $(ARGS)
 
 check: install ## Lint, format and types

@@ -15,36 +15,15 @@ os.environ.pop("OPENAI_API_KEY", None)
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import TestServer
-from aiohttp.web_runner import BaseRunner
 
 import graphs
 from harness import Provider, Served, start_provider
 from process import ServerProcess
 from threadwire import logs
-from threadwire.app import make_app
-from threadwire.settings import Settings
+from threadwire.testing.server import Server, settings_for
 
 Serve = Callable[..., Awaitable[Served]]
 Servers = Callable[[str], ServerProcess]
-
-
-def settings_for(database: Path, graph: str | None, sections: dict[str, dict[str, Any]]) -> Settings:
-    """The defaults but for a fast simulated model, with the sections given on top."""
-    base: dict[str, dict[str, Any]] = {
-        "model": {"name": "simulated", "simulated": {"tokens_per_second": 0, "first_token_ms": 0}},
-        "storage": {"url": f"sqlite:///{database}"},
-    }
-    for name, values in sections.items():
-        base[name] = {**base.get(name, {}), **values}
-    return Settings.model_validate({**base, "graph": graph})
-
-
-class _Server(TestServer):
-    """aiohttp's test server, but with what the real one runs with: a lost socket does not cancel its handler."""
-
-    async def _make_runner(self, **options: Any) -> BaseRunner:
-        return await super()._make_runner(**{**options, "handler_cancellation": False})
 
 
 @pytest.fixture(autouse=True)
@@ -74,8 +53,8 @@ async def serve(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator
 
     async def start(graph: str | None = None, *, database: Path | None = None, **sections: Any) -> Served:
         path = database or tmp_path / "threadwire.db"
-        server = _Server(make_app(settings_for(path, graph, sections)))
-        await server.start_server()
+        server = Server(settings_for(path, graph, sections))
+        await server.start()
         started.append(Served(server, session, path))
         return started[-1]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp.test_utils import TestServer
 
 from threadwire.protocol import decode_frame
+from threadwire.testing.server import Server
 
 #: How long anything may take here before a test fails; generous, since nothing is timed.
 DEADLINE = 20.0
@@ -113,7 +113,7 @@ class Socket:
 class Served:
     """A running server."""
 
-    def __init__(self, server: TestServer, session: aiohttp.ClientSession, database: Path) -> None:
+    def __init__(self, server: Server, session: aiohttp.ClientSession, database: Path) -> None:
         self.server = server
         self.session = session
         self.database = database
@@ -121,7 +121,7 @@ class Served:
 
     @property
     def url(self) -> str:
-        return f"http://{self.server.host}:{self.server.port}"
+        return self.server.url
 
     async def connect(self, thread_id: str | None = None, **query: Any) -> Socket:
         """Attach a socket; its first frame, ``ready``, is not read yet."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -74,9 +75,10 @@ class Connection:
     async def put(self, frame: dict[str, Any]) -> None:
         if self.silent:
             return
-        text = json.dumps(frame)
-        for _ in range(2 if self.server.repeats_frames and "run_id" in frame and "seq" in frame else 1):
-            await self.ws.send_str(text)
+        for sent in self.server.mutate(frame):
+            text = json.dumps(sent)
+            for _ in range(2 if self.server.repeats_frames and "run_id" in frame and "seq" in frame else 1):
+                await self.ws.send_str(text)
         self.sent += 1
         if self.fault is not None and self.fault.after == self.sent:
             await self.strike()
@@ -136,7 +138,7 @@ class Connection:
         if after is not None:
             lost = self.query["epoch"] != server.epoch or not server.trimmed <= int(after) <= server.seq
             resume = "gap" if lost else "replayed"
-            self.position = server.trimmed if lost else int(after)
+            self.position = server.trimmed if lost else min(int(after) + server.skips, server.seq)
         else:
             started = [f["seq"] for f in server.log if f["type"] == "run_started" and f["run_id"] == server.running]
             self.position = started[-1] - 1 if started else server.seq
@@ -176,6 +178,12 @@ class ScriptedServer:
         #: Error frames for the next commands of a type, instead of doing them.
         self.errors: dict[str, deque[dict[str, Any]]] = {}
         self.repeats_frames = False
+        #: What goes out in the place of each frame.
+        self.mutate: Callable[[dict[str, Any]], list[dict[str, Any]]] = lambda frame: [frame]
+        #: Frames that a reader who resumes is not given.
+        self.skips = 0
+        #: Cancels are acknowledged, and nothing else.
+        self.deaf = False
         self.heartbeat_seconds = 25.0
         self.thread_id = "t-1"
         self.epoch = "e-1"
@@ -255,7 +263,8 @@ class ScriptedServer:
             return self.history(command_id)
         if kind == "cancel":
             run_id = str(command.get("run_id", self.running))
-            self.tasks[run_id].cancel()
+            if not self.deaf:
+                self.tasks[run_id].cancel()
             return {"type": "ack", "id": command_id, "run_id": run_id}
         if kind == "subscribe":
             return {"type": "ack", "id": command_id}
@@ -330,7 +339,7 @@ class ScriptedServer:
 
 
 @asynccontextmanager
-async def scripted_server() -> AsyncIterator[ScriptedServer]:
+async def scripted_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[ScriptedServer]:
     """Serve on a free port, until left."""
     server = ScriptedServer()
     app = web.Application()
@@ -338,9 +347,9 @@ async def scripted_server() -> AsyncIterator[ScriptedServer]:
     # Not aiohttp's TestServer: that one cancels the handler of a connection that is lost, and real ones do not.
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    server.url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
     try:
         yield server
     finally:

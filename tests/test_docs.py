@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from threadwire import cli
 from threadwire.app import make_app
 from threadwire.errors import every_error
+from threadwire.load.recorder import LATENCIES
+from threadwire.load.violations import VIOLATIONS
 from threadwire.protocol import (
     COMMANDS,
     FRAMES,
@@ -23,6 +28,7 @@ from threadwire.protocol import (
 )
 from threadwire.settings import Settings
 
+DOCS = Path(__file__).parent.parent / "docs"
 TEXT = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
 
 
@@ -124,3 +130,43 @@ def test_links_lead_somewhere() -> None:
             assert target[1:] in headings, target
         else:
             assert (Path(__file__).parent.parent / "docs" / target).exists(), target
+
+
+def flags_of(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """The flags that ``--help`` tells of."""
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    return set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
+
+
+@pytest.mark.parametrize(
+    ("command", "page"), [("load", "load-testing.md"), ("soak", "load-testing.md"), ("simulate", "models.md")]
+)
+def test_every_flag_is_described(command: str, page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each flag of the commands that load and simulate is on their page."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    flags = flags_of(command, capsys)
+    assert len(flags) > 8
+    assert {flag for flag in flags if not re.search(rf"{flag}(?![a-z-])", text)} == set()
+
+
+def test_what_a_load_run_finds_is_described() -> None:
+    """Each violation and each latency of a result has its row."""
+    found = rows((DOCS / "load-testing.md").read_text(encoding="utf-8"))
+    assert found.keys() >= VIOLATIONS.keys()
+    cells = (DOCS / "load-testing.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in cells for name in LATENCIES)
+    assert all(meaning.split(":")[0] in cells for meaning in VIOLATIONS.values() if ":" in meaning)
+
+
+def test_the_test_kits_page_runs(tmp_path: Path) -> None:
+    """The examples of docs/testing.md pass as they stand."""
+    text = (DOCS / "testing.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (conftest,) = (block for block in blocks if block.startswith("# conftest.py"))
+    (tmp_path / "conftest.py").write_text(conftest)
+    others = [block for block in blocks if block is not conftest]
+    (tmp_path / "test_page.py").write_text("import asyncio\nfrom threadwire.testing import *\n" + "\n".join(others))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert f"{len(others)} passed" in done.stdout, done.stdout + done.stderr

@@ -20,7 +20,8 @@ from pydantic import SecretStr
 from harness import eventually
 from threadwire.errors import ConfigError, ContextTooLong, ModelAuth, ModelError, ModelRateLimited
 from threadwire.models import DEFAULT_OPENAI_MODEL, Model, open_model
-from threadwire.models.script import MAX_QUOTE, MAX_TOKENS, Answer, CallPiece, Manner, Pace, Said, plan, words
+from threadwire.models.pace import Pace
+from threadwire.models.script import MAX_QUOTE, MAX_TOKENS, Answer, CallPiece, Manner, Said, plan, words
 from threadwire.models.simulated import SimulatedChatModel
 from threadwire.simulate import start_simulator
 

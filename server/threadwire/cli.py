@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from threadwire import __version__
+from threadwire import __version__, simulate_options
 from threadwire.errors import StartupError
+from threadwire.load import arguments
 
 #: Exit codes: what the operator can mend, and Ctrl-C (128 + SIGINT).
 EXIT_STARTUP_ERROR = 2
@@ -53,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_storage(commands)
     _add_config(commands)
     _add_simulate(commands)
+    arguments.add_load(commands)
+    arguments.add_soak(commands)
     return parser
 
 
@@ -283,34 +286,12 @@ def _add_config_file(parser: argparse.ArgumentParser) -> None:
 def _add_simulate(commands: Any) -> None:
     about = "run the simulated model as an OpenAI-compatible HTTP server, for tests and load"
     simulate = commands.add_parser("simulate", help=about, description=about + ".", allow_abbrev=False)
-    simulate.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
-    simulate.add_argument("--port", type=int, default=8100, help="the port (default: %(default)s)")
-    simulate.add_argument(
-        "--tokens-per-second",
-        metavar="R",
-        type=float,
-        default=50.0,
-        help="speed; 0: as fast as it can (default: 50)",
-    )
-    simulate.add_argument(
-        "--first-token-ms",
-        metavar="F",
-        type=float,
-        default=200,
-        help="silence before the first token (default: 200)",
-    )
-    simulate.add_argument("--tokens", metavar="N", type=int, help="length of an answer (default: as the input asks)")
+    simulate_options.add_arguments(simulate)
     simulate.set_defaults(run=_simulate)
 
 
 def _simulate(args: argparse.Namespace) -> int:
     from threadwire import simulate
 
-    simulate.run(
-        host=args.host,
-        port=args.port,
-        tokens_per_second=args.tokens_per_second,
-        first_token_ms=args.first_token_ms,
-        tokens=args.tokens,
-    )
+    simulate.run(args.host, args.port, simulate_options.read(args))
     return 0

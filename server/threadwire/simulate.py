@@ -35,30 +35,29 @@ from aiohttp import web
 
 from threadwire.errors import StartupError, ThreadwireError
 from threadwire.models.completion import Chunks, completion, read_request, refusal
-from threadwire.models.script import Answer, Failure, Manner, Pace
+from threadwire.models.pace import Pace
+from threadwire.models.script import Answer, Failure, Manner
+from threadwire.models.variety import RequestLimit, Saying, Variety
+from threadwire.simulate_options import Options, add_arguments, read
 
 KEPT_REQUESTS = 100
 #: Seconds that open requests may take when the server stops: none is worth waiting for.
 SHUTDOWN_SECONDS = 0.1
 
 
-async def start_simulator(
-    host: str = "127.0.0.1",
-    port: int = 0,
-    *,
-    tokens_per_second: float = 50.0,
-    first_token_ms: float = 200,
-    tokens: int | None = None,
-) -> tuple[web.AppRunner, int]:
-    """Start it in the running loop; gives the runner, whose ``cleanup()`` stops it, and its port.
+async def start_simulator(host: str = "127.0.0.1", port: int = 0, **behaviour: Any) -> tuple[web.AppRunner, int]:
+    """Start it in the running loop; gives the runner, whose ``cleanup()`` stops it, and its port (0 takes a free one).
 
-    ``port`` 0 takes a free one, ``tokens_per_second`` 0 is as fast as possible, ``tokens`` None answers with
-    a sentence.
+    ``behaviour`` is the fields of ``simulate_options.Options``.
 
     Raises:
         StartupError: the address cannot be listened on.
     """
-    app = _Simulator(Manner(tokens_per_second, first_token_ms, tokens)).app()
+    return await _start(host, port, Options(**behaviour))
+
+
+async def _start(host: str, port: int, options: Options) -> tuple[web.AppRunner, int]:
+    app = _Simulator(options).app()
     # Without handler_cancellation a handler that waits would not notice that its client has left.
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
@@ -72,7 +71,7 @@ async def start_simulator(
     return runner, runner.addresses[0][1]
 
 
-def run(*, host: str, port: int, tokens_per_second: float, first_token_ms: float, tokens: int | None) -> None:
+def run(host: str, port: int, options: Options) -> None:
     """Serve until SIGINT or SIGTERM. Says in one line on stdout where it is, once it listens.
 
     Raises:
@@ -84,9 +83,7 @@ def run(*, host: str, port: int, tokens_per_second: float, first_token_ms: float
         for signum in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # Windows has only KeyboardInterrupt
                 asyncio.get_running_loop().add_signal_handler(signum, stopped.set)
-        runner, actual = await start_simulator(
-            host, port, tokens_per_second=tokens_per_second, first_token_ms=first_token_ms, tokens=tokens
-        )
+        runner, actual = await _start(host, port, options)
         try:
             sys.stdout.write(f"simulated provider on http://{host}:{actual}/v1\n")
             sys.stdout.flush()
@@ -98,43 +95,17 @@ def run(*, host: str, port: int, tokens_per_second: float, first_token_ms: float
         asyncio.run(serve())
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8100, help="0 takes a free one (default: %(default)s)")
-    parser.add_argument(
-        "--tokens-per-second",
-        type=_not_negative,
-        default=50.0,
-        metavar="R",
-        help="how fast an answer comes; 0 is as fast as possible (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--first-token-ms",
-        type=_not_negative,
-        default=200,
-        metavar="F",
-        help="milliseconds before its first token (default: %(default)s)",
-    )
-    parser.add_argument("--tokens", type=int, metavar="N", help="answer with exactly N tokens (default: a sentence)")
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run it by itself, as ``python -m threadwire.simulate``; gives the exit code."""
     parser = argparse.ArgumentParser(prog="threadwire simulate", description="An OpenAI-compatible stand-in.")
-    _add_arguments(parser)
+    add_arguments(parser)
+    args = parser.parse_args(argv)
     try:
-        run(**vars(parser.parse_args(argv)))
+        run(args.host, args.port, read(args))
     except ThreadwireError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0
-
-
-def _not_negative(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise ValueError
-    return number
 
 
 @dataclass(slots=True)
@@ -161,8 +132,17 @@ class _Stats:
 
 
 class _Simulator:
-    def __init__(self, manner: Manner) -> None:
-        self._manner = manner
+    def __init__(self, options: Options) -> None:
+        self._manner = Manner(options.tokens_per_second, options.first_token_ms, options.tokens)
+        self._variety = Variety(
+            first_token_sigma=options.first_token_sigma,
+            burst=options.burst,
+            error_rate=options.error_rate,
+            stall_rate=options.stall_rate,
+            sayings=[Saying(say, weight) for weight, say in options.script],
+            seed=options.seed,
+        )
+        self._limit = RequestLimit(options.rate_limit)
         self._stats = _Stats()
         self._requests: deque[Any] = deque(maxlen=KEPT_REQUESTS)
 
@@ -208,10 +188,12 @@ class _Simulator:
         try:
             body = orjson.loads(await request.read())
             self._requests.append(body)
-            answer = read_request(body, self._manner)
+            answer = read_request(body, self._manner, self._variety)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             problem = f"not a chat completion request: {error!r}"
             return _refuse(Failure(400, "invalid_request_error", None, problem, None))
+        if refused := self._limit.refusal(time.monotonic()):
+            return _refuse(refused)
         if answer.failure:
             return _refuse(answer.failure)
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body["model"]}

@@ -12,9 +12,10 @@ from typing import Any
 import orjson
 
 from threadwire.models.script import Answer, CallPiece, Delta, Failure, Manner, Reasoning, Said, plan
+from threadwire.models.variety import Variety
 
 
-def read_request(body: dict[str, Any], manner: Manner) -> Answer:
+def read_request(body: dict[str, Any], manner: Manner, variety: Variety) -> Answer:
     """What to answer a request's body.
 
     Raises:
@@ -28,7 +29,8 @@ def read_request(body: dict[str, Any], manner: Manner) -> Answer:
     ]
     tools = [tool["function"]["name"] for tool in body.get("tools") or []]
     max_tokens = body.get("max_completion_tokens", body.get("max_tokens"))
-    return plan(messages, tools, replace(manner, max_tokens=max_tokens))
+    told = replace(manner, max_tokens=max_tokens)
+    return variety.vary(plan(variety.direct(messages, tools), tools, told))
 
 
 def completion(head: dict[str, Any], answer: Answer) -> dict[str, Any]:

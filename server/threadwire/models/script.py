@@ -129,6 +129,8 @@ class Answer:
     usage: Usage
     tokens_per_second: float
     first_token_ms: float
+    #: So many deltas come at once, and the next ones later: the rate stays.
+    burst: int = 1
     calls: tuple[Call, ...] = ()
     finish_reason: Literal["stop", "length", "tool_calls"] = "stop"
     #: ``cut`` and ``silent`` come after the last delta, in the place of a finish reason.
@@ -144,32 +146,6 @@ class Answer:
     def reasoning(self) -> str:
         """All reasoning of it, joined."""
         return "".join(delta.text for delta in self.deltas if isinstance(delta, Reasoning))
-
-
-class Pace:
-    """When deltas are due: a schedule from the start, so that late wake-ups do not add up.
-
-    All times are seconds on the caller's monotonic clock.
-    """
-
-    #: Deltas handed out at once at most; between them the caller gives way to others.
-    BURST = 32
-
-    __slots__ = ("_first", "_interval")
-
-    def __init__(self, answer: Answer, start: float) -> None:
-        self._first = start + answer.first_token_ms / 1000
-        self._interval = 1 / answer.tokens_per_second if answer.tokens_per_second > 0 else 0.0
-
-    def wait(self, index: int, now: float) -> float:
-        """Seconds until delta ``index`` is due; 0 if it is."""
-        return max(0.0, self._first + index * self._interval - now)
-
-    def due(self, index: int, now: float) -> int:
-        """How many deltas may go out now, from ``index`` on, which is due: from 1 to ``BURST``."""
-        if not self._interval:
-            return self.BURST
-        return min(self.BURST, max(1, int((now - self._first) / self._interval) + 1 - index))
 
 
 def words(count: int, seed: str) -> tuple[str, ...]:
@@ -244,20 +220,26 @@ def _apply(directed: _Directed, name: str, argument: str) -> None:
         case "tokens-per-second" | "first-token-ms" if _NUMBER.match(argument):
             directed.manner[name] = float(argument)
         case "error" if not argument:
-            directed.failure = _failure(500, None)
+            directed.failure = failure(500)
         case "status" if found := re.match(r"([45]\d\d)(?: +(\w+))?\Z", argument):
-            directed.failure = _failure(int(found[1]), found[2])
+            directed.failure = failure(int(found[1]), found[2])
         case "cut" if _COUNT.match(argument):
             directed.ending, directed.after = "cut", int(argument)
         case "silent" if not argument or _COUNT.match(argument):
             directed.ending, directed.after = "silent", int(argument or 0)
 
 
-def _failure(status: int, code: str | None) -> Failure:
+def is_directed(text: str) -> bool:
+    """Whether a message says by itself how it is to be answered."""
+    return "/" in text and _DIRECTIVE.search(text) is not None
+
+
+def failure(status: int, code: str | None = None, retry_after_seconds: int = 1) -> Failure:
+    """A failure as a provider tells it; ``retry_after_seconds`` goes with 429."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     kind = "rate_limit_error" if status == 429 else kind
     usual = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
-    retry_after = 1 if status == 429 else None
+    retry_after = retry_after_seconds if status == 429 else None
     return Failure(status, kind, code or usual.get(status), f"simulated failure {status}", retry_after)
 
 

@@ -23,7 +23,8 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
 from threadwire.errors import ContextTooLong, ModelAuth, ModelError, ModelRateLimited
-from threadwire.models.script import Answer, Delta, Failure, Manner, Pace, Reasoning, Said, plan
+from threadwire.models.pace import Pace
+from threadwire.models.script import Answer, Delta, Failure, Manner, Reasoning, Said, plan
 
 _ROLES = {"human": "user", "ai": "assistant", "tool": "tool", "system": "system"}
 

@@ -1,0 +1,164 @@
+"""What ``threadwire load`` and ``threadwire soak`` do, from their command line to their exit code."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from threadwire.errors import StartupError
+from threadwire.load.options import BEHAVIOURS, Options
+from threadwire.load.scenario import Scenario, of_message, read_recording, read_script
+
+EXIT_FINE = 0
+#: A promise was broken, a threshold passed, or the server grows.
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+INSTALL_HINT = "pip install 'threadwire[load]'"
+
+
+def load(args: argparse.Namespace) -> int:
+    """Run one load, or compare two results; raises ``StartupError``."""
+    _check_installed()
+    if args.compare:
+        if args.url:
+            raise StartupError("--compare takes two results and no URL")
+        return _compare(*args.compare)
+    if not args.url:
+        raise StartupError("expected the URL of a server, as ws://127.0.0.1:8000/ws")
+    options = _options(args)
+    conditions = _conditions(args)
+    result = _run(args, options, "load")
+    return _finish(args, result, conditions)
+
+
+def soak(args: argparse.Namespace) -> int:
+    """Load for long, and say whether the server grows; raises ``StartupError``."""
+    _check_installed()
+    from threadwire.load.soak import Soak
+
+    options = _options(args)
+    conditions = _conditions(args)
+    growth = Soak(args.database)
+    result = _run(args, options, "soak", growth.look)
+    result["growth"] = growth.findings(result)
+    code = _finish(args, result, conditions)
+    return code or (EXIT_FAILED if growth.print_findings(result["growth"]) else EXIT_FINE)
+
+
+def _run(
+    args: argparse.Namespace, options: Options, what: str, look: Callable[[], dict[str, Any]] = dict
+) -> dict[str, Any]:
+    from threadwire.load.ledger import Ledger
+    from threadwire.load.result import make_result
+    from threadwire.load.run import run
+    from threadwire.load.screen import Screen
+    from threadwire.load.watch import Watch
+    from threadwire.load.worker import run_loop
+
+    ledger = Ledger()
+    screen = Screen(f"threadwire {what} {options.url}")
+    watch = Watch(options.url, args.pid, look)
+    with screen.shown():
+        stopped = run_loop(lambda: run(options, ledger, screen, watch))
+    return make_result(options, ledger, stopped=stopped)
+
+
+def _finish(args: argparse.Namespace, result: dict[str, Any], conditions: list[Any]) -> int:
+    """Show and write the result; the exit code it deserves."""
+    import orjson
+
+    from threadwire.load.screen import print_lines, print_result
+
+    broken = [why for condition in conditions if (why := condition.broken_by(result))]
+    result["failed"] = broken
+    print_result(result)
+    print_lines([f"failed: {why}" for why in broken], style="bold red")
+    if args.json:
+        _write(args.json, orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    if args.report:
+        from threadwire.load.report import render
+
+        _write(args.report, render(result).encode())
+    if broken or sum(result["violations"].values()):
+        return EXIT_FAILED
+    return EXIT_INTERRUPTED if result["stopped"] else EXIT_FINE
+
+
+def _compare(one: Path, other: Path) -> int:
+    from threadwire.load.compare import print_comparison
+    from threadwire.load.result import read_result
+
+    print_comparison(read_result(one), read_result(other), (one.stem, other.stem))
+    return EXIT_FINE
+
+
+def _options(args: argparse.Namespace) -> Options:
+    if not args.url.startswith(("ws://", "wss://")):
+        raise StartupError(f"{args.url}: expected ws://HOST:PORT/ws or wss://HOST/ws")
+    return Options(
+        url=args.url,
+        scenario=_scenario(args),
+        sessions=args.sessions,
+        turns=args.turns,
+        ramp_seconds=args.ramp,
+        think_seconds=args.think,
+        arrivals_per_second=args.arrivals_per_second,
+        duration_seconds=args.duration,
+        turn_timeout_seconds=args.turn_timeout,
+        cancel_deadline_seconds=args.cancel_deadline,
+        shares={name: getattr(args, name) for name in BEHAVIOURS if getattr(args, name)},
+        seed=args.seed,
+        credentials=_credentials(args),
+        ca_file=str(args.ca) if args.ca else None,
+        insecure=args.insecure,
+        sources=tuple(args.source),
+        ignored=tuple(args.ignore),
+        processes=args.processes,
+    )
+
+
+def _scenario(args: argparse.Namespace) -> Scenario:
+    if args.script:
+        return read_script(args.script)
+    if args.replay:
+        if args.replay_speed <= 0:
+            raise StartupError(f"--replay-speed {args.replay_speed:g}: expected a number above 0")
+        return read_recording(args.replay, args.replay_speed)
+    return of_message(args.message)
+
+
+def _credentials(args: argparse.Namespace) -> tuple[str, ...]:
+    if args.tokens is None:
+        return (args.token,) if args.token else ()
+    try:
+        found = tuple(line.strip() for line in args.tokens.read_text(encoding="utf-8").splitlines() if line.strip())
+    except OSError as error:
+        raise StartupError(f"{args.tokens}: {error.strerror}") from error
+    if not found:
+        raise StartupError(f"{args.tokens}: there is no token in it")
+    return found
+
+
+def _conditions(args: argparse.Namespace) -> list[Any]:
+    from threadwire.load.thresholds import read_threshold
+
+    return [read_threshold(text) for text in args.fail_if]
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise StartupError(f"{path}: {error.strerror}") from error
+
+
+def _check_installed() -> None:
+    try:
+        import hdrh  # noqa: F401
+        import picows  # noqa: F401
+        import pygal  # noqa: F401
+        import rich  # noqa: F401
+    except ImportError as error:
+        raise StartupError(f"{error.name} is missing: {INSTALL_HINT}") from None
