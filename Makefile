@@ -2,19 +2,40 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+NPM    := $(shell command -v npm 2>/dev/null)
+VENDOR := client_demo/vendor/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install weights serve test torture check fix bench wheel clean
+.PHONY: help install weights serve test torture check fix bench wheel clean screenshots
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
-install: $(VENV)/.installed ## Make .venv with threadwire and everything to work on it
+install: $(VENV)/.installed $(VENDOR) ## Make .venv with threadwire and everything to work on it
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[speed,dev]'
 	@touch $@
+
+# What the page shows Markdown and code with, copied out of npm's folder so that the server and the wheel find it.
+$(VENDOR): package-lock.json
+ifneq ($(NPM),)
+	npm ci --ignore-scripts --no-fund --no-audit --loglevel=error
+	@mkdir -p $(@D)
+	@cp node_modules/marked/lib/marked.esm.js $(@D)/marked.js
+	@cp node_modules/marked/LICENSE $(@D)/marked.LICENSE.txt
+	@cp node_modules/dompurify/dist/purify.es.mjs $(@D)/dompurify.js
+	@cp node_modules/dompurify/LICENSE $(@D)/dompurify.LICENSE.txt
+	@cp node_modules/@highlightjs/cdn-assets/es/highlight.min.js $(@D)/highlight.js
+	@cp node_modules/@highlightjs/cdn-assets/LICENSE $(@D)/highlight.LICENSE.txt
+	@touch $@
+else ifneq ($(CI),)
+	$(error npm is missing: CI checks the browser client)
+else
+	@echo "*** npm is missing: the page will show answers as plain text, and 'make check' will not check the browser client."
+	@echo "*** Install Node 20 or newer, and run 'make install' again."
+endif
 
 weights: install ## Fetch the local model (98 MB); without it the server talks with a simulated one
 	-$(BIN)/threadwire models fetch smollm2-135m
@@ -32,6 +53,11 @@ check: install ## Lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+ifneq ($(NPM),)
+	node_modules/.bin/tsc
+else
+	@echo "*** npm is missing: the browser client has not been checked."
+endif
 
 fix: install ## Mend what can be mended by itself
 	$(BIN)/ruff check --fix .
@@ -41,7 +67,7 @@ bench: install ## Measure a thread as it grows (ARGS="--turns 200"); 1,000 turns
 	$(BIN)/python benchmarks/storage.py $(ARGS)
 
 clean: ## Remove what was made
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist build node_modules client_demo/vendor .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 wheel: install ## Build the wheel, install it alone, and talk to it from an empty folder
 	rm -rf dist build/wheel

@@ -19,8 +19,9 @@ import { decode, numberOf } from "./frames.js";
 
 /** A connection that lived this long was a good one: the next loss starts the backoff anew. */
 const GOOD_MS = 10_000;
-/** How long an answer to a `ping` may take. */
-const ANSWER_MS = 10_000;
+/** How long an answer to a `ping` may take: a heartbeat, within these. */
+const MIN_ANSWER_MS = 1_000;
+const MAX_ANSWER_MS = 10_000;
 /** The same, where something says that the connection may be gone. */
 const DOUBT_MS = 4_000;
 
@@ -100,6 +101,8 @@ export class Link {
       this._lost(new Disconnected(ABNORMAL, error instanceof Error ? error.message : String(error)));
       return;
     }
+    // A `close` follows each `error`; without a listener, Node's implementations throw.
+    socket.addEventListener("error", () => undefined);
     if (this._closed) {
       socket.close(1000);
       return;
@@ -112,8 +115,6 @@ export class Link {
     const mine = () => this._socket === socket;
     socket.addEventListener("message", (event) => mine() && this._onMessage(event.data));
     socket.addEventListener("close", (event) => mine() && this._onClose(event.code, event.reason));
-    // A `close` follows each `error`; without a listener, Node's implementations throw.
-    socket.addEventListener("error", () => undefined);
   }
 
   /** @param {unknown} data */
@@ -208,7 +209,9 @@ export class Link {
       this._lost(new Disconnected(ABNORMAL, "the server is silent"));
       return;
     }
-    if (this._deadline === null && this._beatMs > 0 && now >= this._heard + this._beatMs) this._ask(ANSWER_MS);
+    if (this._deadline === null && this._beatMs > 0 && now >= this._heard + this._beatMs) {
+      this._ask(Math.max(MIN_ANSWER_MS, Math.min(MAX_ANSWER_MS, this._beatMs)));
+    }
     const next = this._deadline ?? (this._beatMs > 0 ? this._heard + this._beatMs : null);
     if (next !== null) this._watch = setTimeout(() => this._look(), Math.max(10, next - now));
   }

@@ -23,7 +23,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 import threadwire
-from threadwire import http, logs, resources, stateless, states
+from threadwire import http, logs, page, resources, stateless, states
 from threadwire.auth import check_host, check_origin
 from threadwire.connection import Connection, ConnectionSettings
 from threadwire.errors import StartupError
@@ -77,6 +77,7 @@ def make_app(settings: Settings) -> web.Application:
     resources.ThreadRoutes(settings.runs.on_disconnect).add_to(app.router)
     states.StateRoutes().add_to(app.router)
     stateless.StatelessRoutes(settings.events).add_to(app.router)
+    page.PageRoutes(page.client_folder()).add_to(app.router)
     return app
 
 

@@ -16,12 +16,12 @@ import { connect } from "../../client_demo/threadwire.js";
 const PYTHON = process.env.PYTHON ?? new URL("../../.venv/bin/python", import.meta.url).pathname;
 const DEADLINE_MS = 20_000;
 
-/** Wait until a condition holds. @template T @param {() => T} condition @param {string} what @returns {Promise<T>} */
+/** Wait until a condition holds. @template T @param {() => T | Promise<T>} condition @param {string} what @returns {Promise<NonNullable<T>>} */
 export async function eventually(condition, what) {
   const end = Date.now() + DEADLINE_MS;
   for (;;) {
-    const found = condition();
-    if (found) return found;
+    const found = await condition();
+    if (found) return /** @type {any} */ (found);
     if (Date.now() > end) throw new Error(`not within ${DEADLINE_MS} ms: ${what}`);
     await new Promise((go) => setTimeout(go, 10));
   }

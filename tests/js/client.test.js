@@ -1,0 +1,309 @@
+/** The JavaScript client against the real server, over lines that break. */
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { CommandFailed, Disconnected, TurnFailed, TurnLost, connect } from "../../client_demo/threadwire.js";
+import { WebSocket } from "ws";
+import { Proxy, Script, Server, chatWith, eventually, ready, textOf } from "./harness.js";
+
+/** @type {Server} */
+let server;
+before(async () => {
+  server = await Server.start({ SERVER__HEARTBEAT_SECONDS: "0.3", LOG__MAX_BYTES_PER_THREAD: "20000" });
+});
+after(() => server.remove());
+
+/** @param {string} threadId */
+const thread = async (threadId) => (await fetch(`${server.url}/threads/${threadId}/export?format=json`)).json();
+
+test("a turn: its frames in their order, its text, its end", async () => {
+  const { chat } = chatWith({ url: server.url, threadId: "turn" });
+  const turn = chat.send("hello");
+  /** @type {string[]} */
+  const types = [];
+  for await (const frame of turn) types.push(frame.type);
+  assert.equal(types[0], "run_started");
+  assert.equal(types.at(-1), "run_finished");
+  assert.match(await turn.text(), /You said: hello/);
+  assert.equal((await turn.ack).run_id, turn.runId);
+  assert.equal((await turn.finished).status, "completed");
+  assert.deepEqual((await chat.history()).messages.map((message) => message.role), ["user", "assistant"]);
+  chat.close();
+});
+
+test("all frames can be iterated, and the iteration ends where the client closes", async () => {
+  const { chat } = chatWith({ url: server.url, threadId: "iterate" });
+  const turn = chat.send("hello");
+  const types = new Set();
+  for await (const frame of chat) {
+    types.add(frame.type);
+    if (frame.type === "run_finished") chat.close();
+  }
+  for (const type of ["ready", "message", "token", "run_finished"]) assert.ok(types.has(type), type);
+  assert.ok(turn.over);
+});
+
+test("two clients of one thread see the same", async () => {
+  const one = chatWith({ url: server.url, threadId: "two" });
+  const two = chatWith({ url: server.url, threadId: "two" });
+  await two.chat.opened;
+  const text = await one.chat.send("/tokens 50").text();
+  await eventually(() => two.frames.some((frame) => frame.type === "run_finished"), "the other sees the end");
+  assert.equal(textOf(two.frames), text);
+  one.chat.close();
+  two.chat.close();
+});
+
+test("a message is refused with the server's own words, and the chat lives", async () => {
+  const { chat } = chatWith({ url: server.url, threadId: "refused" });
+  await assert.rejects(chat.send("").ack, (error) => error instanceof CommandFailed && error.code === "invalid_argument");
+  await assert.rejects(chat.cancel(), (error) => error instanceof CommandFailed && error.code === "no_active_run");
+  await assert.rejects(chat.send("/error").text(), TurnFailed);
+  assert.match(await chat.send("still there?").text(), /still there/);
+  chat.close();
+});
+
+test("a turn is stopped and keeps what it said", async () => {
+  const { chat, frames } = chatWith({ url: server.url, threadId: "stop" });
+  const turn = chat.send("/tokens 100000\n/tokens-per-second 100");
+  await eventually(() => textOf(frames).length > 20, "some tokens");
+  await turn.cancel();
+  assert.equal((await turn.finished).status, "cancelled");
+  const { messages } = await chat.history();
+  assert.equal(messages.at(-1)?.content, await turn.text());
+  assert.equal(messages.at(-1)?.status, "cancelled");
+  chat.close();
+});
+
+test("a broken connection is taken up again where it was: nothing is missing, nothing comes twice", async () => {
+  const proxy = await Proxy.start(server.port);
+  const { chat, frames, lines } = chatWith({ url: proxy.url, threadId: "resume" });
+  const turn = chat.send("/tokens 300\n/tokens-per-second 400");
+  for (const characters of [100, 400, 800]) {
+    await eventually(() => textOf(frames).length > characters, "some tokens");
+    proxy.cut();
+  }
+  const text = await turn.text();
+  assert.equal(text, textOf(frames));
+  assert.equal(text, (await thread("resume")).messages.at(-1).content);
+  assert.ok(lines.filter((line) => line.state === "reconnecting").length >= 3);
+  const numbers = frames.flatMap((frame) => ("seq" in frame && frame.type !== "ready" ? [Number(frame.seq)] : []));
+  assert.deepEqual(numbers, [...new Set(numbers)].sort((a, b) => a - b));
+  chat.close();
+  await proxy.close();
+});
+
+test("a connection that has gone silent is noticed, and replaced", async () => {
+  const proxy = await Proxy.start(server.port);
+  const { chat, frames, lines } = chatWith({ url: proxy.url, threadId: "silent" });
+  await chat.opened;
+  proxy.stall();
+  const turn = chat.send("anybody there?");
+  await eventually(() => lines.some((line) => line.state === "reconnecting"), "the silence is noticed");
+  assert.match(await turn.text(), /anybody there/);
+  assert.equal(frames.filter((frame) => frame.type === "run_finished").length, 1);
+  assert.equal((await thread("silent")).messages.length, 2);
+  chat.close();
+  await proxy.close();
+});
+
+test("what is said while there is no server waits, and goes out once", async () => {
+  const other = await Server.start();
+  const { port } = other;
+  const { chat, lines } = chatWith({ url: other.url, threadId: "wait" });
+  await chat.send("one").text();
+  await other.stop();
+  await eventually(() => lines.at(-1)?.state === "reconnecting", "the loss is noticed");
+  const turns = ["two", "three"].map((text) => chat.send(text));
+  assert.ok(turns.every((turn) => !turn.acknowledged));
+  await other.launch(port);
+  for (const turn of turns) assert.equal((await turn.finished).status, "completed");
+  const { messages } = await chat.history();
+  const said = messages.filter((message) => message.role === "user").map((message) => message.content);
+  assert.deepEqual(said, ["one", "two", "three"]);
+  chat.close();
+  await other.remove();
+});
+
+test("a server that stops says so; what it refuses meanwhile is sent to the next", async () => {
+  const other = await Server.start();
+  const { port } = other;
+  const { chat, frames, lines } = chatWith({ url: other.url, threadId: "drain" });
+  const turn = chat.send("/tokens 100000\n/tokens-per-second 100");
+  await eventually(() => textOf(frames).length > 20, "some tokens");
+  const stopped = other.stop("SIGTERM");
+  await eventually(() => lines.at(-1)?.state === "draining", "goaway is told");
+  const late = chat.send("late");
+  await turn.cancel();
+  assert.equal((await turn.finished).status, "cancelled");
+  await stopped;
+  await other.launch(port);
+  assert.match(await late.text(), /You said: late/);
+  chat.close();
+  await other.remove();
+});
+
+test("who was away too long gets the history in place of what is gone, and its turn goes on", async () => {
+  const proxy = await Proxy.start(server.port);
+  const { chat, frames } = chatWith({ url: proxy.url, threadId: "gap", history: 50 });
+  const turn = chat.send("/tokens 20000\n/tokens-per-second 8000");
+  await eventually(() => textOf(frames).length > 20, "some tokens");
+  proxy.open = false;
+  proxy.cut();
+  await eventually(async () => (await thread("gap")).messages.length > 0, "the turn is known");
+  const far = chatWith({ url: server.url, threadId: "gap" });
+  await eventually(() => textOf(far.frames).length > 40_000, "more was said than the log holds");
+  proxy.open = true;
+  const text = await turn.text();
+  assert.ok(frames.some((frame) => frame.type === "gap"));
+  assert.ok(frames.filter((frame) => frame.type === "history").length >= 2);
+  assert.equal(text, (await thread("gap")).messages.at(-1).content);
+  chat.close();
+  far.chat.close();
+  await proxy.close();
+});
+
+test("a turn whose end was told while nobody listened is lost to its client, with what it left", async () => {
+  const other = await Server.start({ LOG__KEEP_SECONDS: "0", RUNS__ON_DISCONNECT: "continue" });
+  const proxy = await Proxy.start(other.port);
+  const { chat, frames } = chatWith({ url: proxy.url, threadId: "lost" });
+  const turn = chat.send("/tokens 300\n/tokens-per-second 1000");
+  await eventually(() => textOf(frames).length > 20, "some tokens");
+  proxy.open = false;
+  proxy.cut();
+  const idle = async () => (await (await fetch(`${other.url}/threads/lost`)).json()).status === "idle";
+  while (!(await idle())) await new Promise((go) => setTimeout(go, 20));
+  proxy.open = true;
+  await assert.rejects(turn.finished, (error) => {
+    assert.ok(error instanceof TurnLost);
+    assert.equal(error.history?.messages.at(-1)?.role, "assistant");
+    return true;
+  });
+  assert.match(await chat.send("and on").text(), /and on/);
+  chat.close();
+  await proxy.close();
+  await other.remove();
+});
+
+test("a filter hides frames on this connection, and on those that follow", async () => {
+  const proxy = await Proxy.start(server.port);
+  const { chat, frames } = chatWith({ url: proxy.url, threadId: "filter" });
+  await chat.opened;
+  await chat.subscribe({ exclude_types: ["chat_model"] });
+  await chat.send("one").finished;
+  proxy.cut();
+  await chat.send("two").finished;
+  assert.equal(textOf(frames), "");
+  await chat.subscribe({});
+  await chat.send("three").finished;
+  assert.match(textOf(frames), /three/);
+  chat.close();
+  await proxy.close();
+});
+
+test("a deleted thread ends its chats", async () => {
+  const { chat, lines } = chatWith({ url: server.url, threadId: "deleted" });
+  await chat.send("one").text();
+  await fetch(`${server.url}/threads/deleted`, { method: "DELETE" });
+  await eventually(() => lines.at(-1)?.state === "closed", "the chat ends");
+  assert.equal(chat.line.code, 4404);
+  assert.throws(() => chat.send("two"), Disconnected);
+});
+
+test("close codes say whether to come back", async () => {
+  for (const [code, comesBack] of /** @type {[number, boolean][]} */ ([
+    [1001, true],
+    [1011, true],
+    [1012, true],
+    [1008, false],
+    [1009, false],
+    [4401, false],
+    [4403, false],
+    [4404, false],
+    [4408, false],
+  ])) {
+    let connections = 0;
+    const script = await Script.start((socket) => {
+      connections += 1;
+      socket.send(ready());
+      if (connections === 1) socket.close(code, "because");
+    });
+    const { chat, lines } = chatWith({ url: script.url });
+    if (comesBack) await eventually(() => connections === 2, `${code} comes back`);
+    else {
+      const line = await eventually(() => lines.find(({ state }) => state === "closed"), `${code} ends it`);
+      assert.deepEqual(line, { state: "closed", code, reason: "because" });
+      assert.equal(connections, 1);
+    }
+    chat.close();
+    await script.close();
+  }
+});
+
+test("a full server is not asked again at once; what goaway announces is taken as it is", async () => {
+  const full = await Script.start((socket) => socket.close(1013, "full"));
+  const first = chatWith({ url: full.url });
+  const waits = await eventually(() => first.lines.find((line) => line.state === "reconnecting"), "a wait");
+  assert.ok(Number(waits.retryAt) - Date.now() > 1500);
+  first.chat.close();
+  await full.close();
+  let connections = 0;
+  const going = await Script.start((socket) => {
+    connections += 1;
+    socket.send(ready());
+    socket.send('{"type": "goaway", "reason": "shutdown", "reconnect_after_seconds": 0.05}');
+    socket.close(1012);
+  });
+  const second = chatWith({ url: going.url });
+  await eventually(() => connections >= 3, "it comes back as told");
+  assert.ok(second.lines.some((line) => line.state === "draining"));
+  second.chat.close();
+  await going.close();
+});
+
+test("a token goes as a subprotocol, as it is or as base64url; one that is asked for is asked for each time", async () => {
+  /** @type {(string | undefined)[]} */
+  const offered = [];
+  const script = await Script.start((socket, request) => {
+    offered.push(request.headers["sec-websocket-protocol"]);
+    socket.send(ready());
+    if (offered.length === 3) socket.close(1011);
+  });
+  const plain = chatWith({ url: script.url, token: "abc.DEF-1_2" });
+  await plain.chat.opened;
+  const odd = chatWith({ url: script.url, token: "grüße/=" });
+  await odd.chat.opened;
+  let asked = 0;
+  const fresh = chatWith({ url: script.url, token: async () => `t${++asked}` });
+  await eventually(() => offered.length === 4, "it connects again");
+  assert.deepEqual(offered, [
+    "threadwire.v1,bearer.abc.DEF-1_2",
+    `threadwire.v1,bearer.${Buffer.from("grüße/=").toString("base64url")}`,
+    "threadwire.v1,bearer.t1",
+    "threadwire.v1,bearer.t2",
+  ]);
+  for (const { chat } of [plain, odd, fresh]) chat.close();
+  await script.close();
+});
+
+test("without a socket class the chat says what is missing, and can be bounded in its attempts", async () => {
+  const { chat, lines } = chatWith({ url: server.url, WebSocket: undefined, maxReconnects: 1 });
+  // Node 22 has a class of its own.
+  if (globalThis.WebSocket === undefined) {
+    const line = await eventually(() => lines.find(({ state }) => state === "reconnecting"), "it says so");
+    assert.match(line.reason ?? "", /no WebSocket/);
+  }
+  chat.close();
+  const nowhere = chatWith({ url: "http://127.0.0.1:9", maxReconnects: 1 });
+  await assert.rejects(nowhere.chat.opened, Disconnected);
+  const once = connect({ url: server.url, WebSocket: /** @type {any} */ (WebSocket), reconnect: false });
+  assert.equal(once.line.state, "connecting");
+  once.close();
+});
+
+test("a frame that cannot be read ends the chat", async () => {
+  const script = await Script.start((socket) => socket.send('{"type": "ready"}'));
+  const { chat, lines } = chatWith({ url: script.url });
+  await assert.rejects(chat.opened, (error) => error instanceof Disconnected && error.code === 1002);
+  assert.match(lines.at(-1)?.reason ?? "", /protocol/);
+  await script.close();
+});
