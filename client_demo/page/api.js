@@ -1,0 +1,68 @@
+/** Threads as resources, over HTTP: see docs/threads.md. */
+
+/**
+ * @typedef {object} Thread
+ * @property {string} thread_id
+ * @property {string} updated_at
+ * @property {"idle" | "busy" | "interrupted" | "error"} status
+ * @property {{title?: unknown}} metadata
+ */
+
+const TOKEN = "threadwire.token";
+
+/** The credential, while this tab lives. */
+export const credential = {
+  get: () => sessionStorage.getItem(TOKEN) ?? "",
+  /** @param {string} token */
+  set: (token) => sessionStorage.setItem(TOKEN, token),
+};
+
+/** What the server refused. */
+export class Refused extends Error {
+  /** @param {number} status @param {string} message */
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** @param {string} method @param {string} path @param {unknown} [body] @param {RequestInit} [more] */
+async function request(method, path, body, more = {}) {
+  const headers = new Headers();
+  if (body !== undefined) headers.set("Content-Type", "application/json");
+  if (credential.get()) headers.set("Authorization", `Bearer ${credential.get()}`);
+  const sent = body === undefined ? null : JSON.stringify(body);
+  const response = await fetch(new URL(path, document.baseURI), { method, headers, body: sent, ...more });
+  if (response.ok) return response;
+  const answer = await response.json().catch(() => null);
+  throw new Refused(response.status, answer?.error?.message ?? `HTTP ${response.status}`);
+}
+
+/** The latest first. @param {{query?: string, limit: number, offset?: number}} page @returns {Promise<Thread[]>} */
+export async function searchThreads({ query, limit, offset = 0 }) {
+  const select = ["thread_id", "updated_at", "status", "metadata"];
+  const body = { sort_by: "updated_at", limit, offset, select, ...(query ? { query } : {}) };
+  return (await request("POST", "threads/search", body)).json();
+}
+
+/** @param {string} id @param {string} title */
+export const renameThread = (id, title) => request("PATCH", `threads/${id}`, { metadata: { title } });
+
+/** @param {string} id */
+export const deleteThread = (id) => request("DELETE", `threads/${id}`, undefined, { keepalive: true });
+
+/** Save the conversation as a file. @param {string} id @param {"md" | "json"} format */
+export async function exportThread(id, format) {
+  const file = await (await request("GET", `threads/${id}/export?format=${format}`)).blob();
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(file);
+  link.download = `${id}.${format}`;
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+/** @param {Thread} thread */
+export function titleOf(thread) {
+  const { title } = thread.metadata;
+  return typeof title === "string" && title.trim() ? title : "Untitled";
+}

@@ -1,0 +1,188 @@
+/**
+ * A thread that is open in this page: its chat, its conversation, and what is said through them.
+ *
+ * @typedef {import("../threadwire.d.ts").Chat} Chat
+ * @typedef {import("../threadwire.d.ts").Content} Content
+ * @typedef {import("../threadwire.d.ts").Turn} Turn
+ */
+import { CommandFailed, Disconnected, TurnLost, connect } from "../threadwire.js";
+import { credential } from "./api.js";
+import { Conversation } from "./conversation.js";
+
+/** Messages that come with a connection, and with each older page. */
+const PAGE = 60;
+
+export class Session extends EventTarget {
+  /** @param {string} threadId @param {import("../threadwire.d.ts").Filters} filters */
+  constructor(threadId, filters) {
+    super();
+    this.threadId = threadId;
+    this.conversation = new Conversation();
+    this._loading = false;
+    /** Turns of ours that are not over. */
+    this.open = 0;
+    const token = () => credential.get();
+    this.chat = connect({ threadId, history: PAGE, filters, token });
+    this.chat.addEventListener("frame", ({ detail: frame }) => {
+      this.conversation.take(frame);
+      // A thread that was made by hand, or by another tab, has a history; one that is new has none to ask for.
+      if (frame.type === "run_started" || frame.type === "run_finished") this.dispatchEvent(new Event("run"));
+    });
+  }
+
+  /** Whether leaving it now would lose something. */
+  get busy() {
+    return this.open > 0 || this.conversation.run !== null;
+  }
+
+  /** @param {Content} content @param {import("../threadwire.d.ts").SendOptions} [options] */
+  send(content, options) {
+    const turn = this.chat.send(content, options);
+    const id = /** @type {string} */ (turn.messageId);
+    this.conversation.say({ kind: "user", id, content, status: "waiting", runId: turn.runId, note: "" });
+    turn.ack.catch((error) => this.conversation.refuse(id, error.message));
+    this._follow(turn);
+  }
+
+  /** @param {string} messageId @param {Content} content */
+  edit(messageId, content) {
+    this._try(this.chat.edit(messageId, content));
+  }
+
+  /** Answer again what an entry, which was cut off, answers. @param {import("./conversation.js").Entry} entry */
+  again(entry) {
+    if (entry.kind === "assistant") {
+      this._try(this.chat.regenerate(entry.id));
+      return;
+    }
+    // Nothing was said, so there is no answer to name: the user's message is given once more.
+    const { entries } = this.conversation;
+    const asked = entries.slice(0, entries.indexOf(entry)).findLast((each) => each.kind === "user");
+    if (asked?.kind === "user") this.edit(asked.id, asked.content);
+  }
+
+  /** @param {Record<string, unknown>} responses */
+  respond(responses) {
+    this._try(this.chat.respond(responses));
+  }
+
+  /** Stop what runs, or one that waits. @param {string} [runId] */
+  async stop(runId) {
+    try {
+      await this.chat.cancel(runId ?? this.conversation.run ?? undefined);
+    } catch (error) {
+      // It has just ended by itself, or with its connection.
+      if (!(error instanceof CommandFailed && error.code === "no_active_run") && !(error instanceof Disconnected)) {
+        this._complain(error);
+      }
+    }
+  }
+
+  /** Read an older page, if there is one. */
+  async older() {
+    const { before } = this.conversation;
+    if (before === null || this._loading) return false;
+    this._loading = true;
+    try {
+      this.conversation.prepend(await this.chat.history({ before, limit: PAGE }));
+      return true;
+    } catch (error) {
+      this._complain(error);
+      return false;
+    } finally {
+      this._loading = false;
+    }
+  }
+
+  /** See other events from now on; what a former filter hid is read from the thread. @param {import("../threadwire.d.ts").Filters} filters */
+  async filter(filters) {
+    try {
+      await this.chat.subscribe(filters);
+      if (this.conversation.loaded && !this.busy) this.conversation.take(await this.chat.history({ limit: PAGE }));
+    } catch (error) {
+      this._complain(error);
+    }
+  }
+
+  close() {
+    this.chat.close();
+  }
+
+  /** @param {Turn} turn */
+  _try(turn) {
+    turn.ack.catch((error) => this._complain(error));
+    this._follow(turn);
+  }
+
+  /** @param {Turn} turn */
+  async _follow(turn) {
+    this.open += 1;
+    this.dispatchEvent(new Event("run"));
+    try {
+      await turn.finished;
+    } catch (error) {
+      // Its end was told while we were away: the history has come instead.
+      if (error instanceof TurnLost) this.conversation.forget(turn.messageId ?? "");
+      if (error instanceof TurnLost && error.history !== null) this.conversation.take(error.history);
+    } finally {
+      this.open -= 1;
+      this.dispatchEvent(new Event("run"));
+    }
+  }
+
+  /** @param {unknown} error */
+  _complain(error) {
+    const message = error instanceof Error ? error.message : String(error);
+    this.dispatchEvent(new CustomEvent("problem", { detail: message }));
+  }
+}
+
+/** The sessions of this page. One that is left while it works stays open until it is done. */
+export class Sessions {
+  /** @param {() => void} onChange which threads are at work has changed */
+  constructor(onChange) {
+    /** @type {Map<string, Session>} */
+    this._open = new Map();
+    this._onChange = onChange;
+    /** @type {Session | null} */
+    this.current = null;
+    /** @type {import("../threadwire.d.ts").Filters} */
+    this.filters = {};
+  }
+
+  /** Show a thread. @param {string} threadId @returns {Session} */
+  enter(threadId) {
+    const former = this.current;
+    const session = this._open.get(threadId) ?? this._start(threadId);
+    this.current = session;
+    if (former !== null && former !== session) this._letGo(former);
+    return session;
+  }
+
+  /** Whether a thread works for us now. @param {string} threadId */
+  isBusy(threadId) {
+    return this._open.get(threadId)?.busy ?? false;
+  }
+
+  /** Close a thread, whatever it does. @param {string} threadId */
+  drop(threadId) {
+    this._open.get(threadId)?.close();
+    this._open.delete(threadId);
+  }
+
+  /** @param {string} threadId */
+  _start(threadId) {
+    const session = new Session(threadId, this.filters);
+    this._open.set(threadId, session);
+    session.addEventListener("run", () => {
+      if (session !== this.current) this._letGo(session);
+      this._onChange();
+    });
+    return session;
+  }
+
+  /** @param {Session} session */
+  _letGo(session) {
+    if (!session.busy && this._open.get(session.threadId) === session) this.drop(session.threadId);
+  }
+}

@@ -1,0 +1,26 @@
+/** Short notes at the foot of the page, that go by themselves. */
+import { h, iconButton } from "./dom.js";
+
+export class Toasts {
+  constructor() {
+    this.element = h("div", { class: "toasts", role: "status" });
+  }
+
+  /**
+   * @param {string} text
+   * @param {{action?: string, act?: () => void, ms?: number}} [options]
+   * @returns {() => void} take it away
+   */
+  show(text, { action, act, ms = 8000 } = {}) {
+    const timer = setTimeout(() => away(), ms);
+    const away = () => {
+      clearTimeout(timer);
+      toast.remove();
+    };
+    const button = action && h("button", { type: "button", class: "text-button", text: action, onClick: () => (away(), act?.()) });
+    const toast = h("div", { class: "toast" }, h("span", { text, dir: "auto" }), button, iconButton("close", "Dismiss", away));
+    this.element.append(toast);
+    while (this.element.childElementCount > 4) this.element.firstElementChild?.remove();
+    return away;
+  }
+}
