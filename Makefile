@@ -66,6 +66,9 @@ fix: install ## Mend what can be mended by itself
 bench: install ## Measure a thread as it grows (ARGS="--turns 200"); 1,000 turns take minutes and 1.5 GB of disk
 	$(BIN)/python benchmarks/storage.py $(ARGS)
 
+screenshots: install ## Take the pictures of the page that the docs show (needs a Chromium)
+	$(BIN)/python tests/e2e/screenshots.py
+
 clean: ## Remove what was made
 	rm -rf $(VENV) dist build node_modules client_demo/vendor .mypy_cache .ruff_cache .pytest_cache .hypothesis
 

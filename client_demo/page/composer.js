@@ -40,7 +40,8 @@ export class Composer {
     });
     this.element.addEventListener("submit", (event) => event.preventDefault());
     this.running(false);
-    this._fit();
+    // Its height can be known once it is on the page, and is another when the page narrows.
+    new ResizeObserver(() => this._fit()).observe(this.element);
   }
 
   /** Show whether there is something to stop. @param {boolean} running */

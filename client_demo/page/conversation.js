@@ -10,11 +10,12 @@
  * @typedef {import("../threadwire.d.ts").Usage} Usage
  *
  * @typedef {"complete" | "running" | "cancelled" | "failed" | "lost"} AnswerStatus
+ * @typedef {"running" | "waiting" | "ok" | "error"} ToolStatus
  * @typedef {{kind: "user", id: string, content: Content, status: "sent" | "waiting" | "queued" | "refused", runId: string | null,
  *   note: string}} UserEntry
  * @typedef {{kind: "assistant", id: string, text: string, reasoning: string, status: AnswerStatus, runId: string | null,
  *   usage: Partial<Usage> | null, note: string}} AssistantEntry
- * @typedef {{kind: "tool", id: string, name: string, args: unknown, result: unknown, status: "running" | "ok" | "error",
+ * @typedef {{kind: "tool", id: string, name: string, args: unknown, result: unknown, status: ToolStatus,
  *   runId: string | null, durationMs: number | null}} ToolEntry
  * @typedef {{kind: "retrieval", id: string, name: string, query: string, documents: any[], status: "ok" | "error",
  *   runId: string | null}} RetrievalEntry
@@ -25,6 +26,7 @@
  *
  * @typedef {object} Watcher
  * @property {(entry: Entry, before: Entry | null) => void} added
+ * @property {(entries: Entry[]) => void} prepended
  * @property {(entry: Entry) => void} changed
  * @property {(entry: Entry) => void} removed
  * @property {() => void} reset all entries are others now
@@ -47,10 +49,8 @@ export class Conversation {
     this.before = null;
     /** Whether the thread's messages are here. */
     this.loaded = false;
-    /** @type {import("../threadwire.d.ts").ReadyFrame | null} */
-    this._ready = null;
-    /** @type {import("../threadwire.d.ts").RunInfo | null} */
-    this._gapRun = null;
+    /** What `ready` said, until the history that goes with it is here. @type {import("../threadwire.d.ts").ReadyFrame | null} */
+    this._attaching = null;
     /** @type {Watcher | null} */
     this.watcher = null;
   }
@@ -63,6 +63,11 @@ export class Conversation {
   /** The form that waits for a person, if one does. */
   get question() {
     return /** @type {InterruptEntry | undefined} */ (this.entries.find((entry) => entry.kind === "interrupt")) ?? null;
+  }
+
+  /** Whether calls of a run have no result yet. @param {string} runId */
+  hasOpenCalls(runId) {
+    return this.entries.some((entry) => entry.kind === "tool" && entry.status === "running" && entry.runId === runId);
   }
 
   /** This client said something: shown at once, however long the server is away. @param {UserEntry} entry */
@@ -88,13 +93,10 @@ export class Conversation {
   /** Take an older page, in front. @param {import("../threadwire.d.ts").HistoryFrame} history */
   prepend(history) {
     this.before = history.before;
-    const first = this.entries[0] ?? null;
-    const fresh = entriesOf(history.messages, false).filter((entry) => !this._byId.has(entry.id));
+    const fresh = entriesOf(history.messages).filter((entry) => !this._byId.has(entry.id));
     this.entries.unshift(...fresh);
-    for (const entry of fresh) {
-      this._byId.set(entry.id, entry);
-      this.watcher?.added(entry, first);
-    }
+    for (const entry of fresh) this._byId.set(entry.id, entry);
+    this.watcher?.prepended(fresh);
     this.watcher?.state();
   }
 
@@ -105,7 +107,7 @@ export class Conversation {
         this._onReady(frame);
         break;
       case "gap":
-        this._gapRun = frame.run;
+        this.run = activeIn(frame.run);
         break;
       case "history":
         this._onHistory(frame);
@@ -164,12 +166,11 @@ export class Conversation {
 
   /** @param {import("../threadwire.d.ts").ReadyFrame} ready */
   _onReady(ready) {
-    this._ready = ready;
-    this._gapRun = null;
     if (ready.resume === "replayed") {
       if (this.question === null && ready.interrupts.length > 0) this._ask(ready.interrupts, ready.run?.run_id ?? null);
       return;
     }
+    this._attaching = ready;
     if (ready.created) this.loaded = true;
     this.run = activeIn(ready.run);
     this.watcher?.state();
@@ -177,21 +178,21 @@ export class Conversation {
 
   /** The thread as it is: on attaching, and after a gap. @param {import("../threadwire.d.ts").HistoryFrame} history */
   _onHistory(history) {
-    const info = this._gapRun ?? this._ready?.run ?? null;
-    this.run = activeIn(info);
-    this._gapRun = null;
-    const pending = this.entries.filter(isPending);
-    this.entries = entriesOf(history.messages, this.run !== null);
+    const ready = this._attaching;
+    this._attaching = null;
+    const kept = this.entries.filter((entry) => isPending(entry) || (ready === null && entry.kind === "interrupt"));
+    const interrupts = ready?.interrupts ?? [];
+    const waits = interrupts.length > 0 || kept.some((entry) => entry.kind === "interrupt");
+    this.entries = entriesOf(history.messages, this.run !== null ? "running" : waits ? "waiting" : "error");
     this._byId = new Map(this.entries.map((entry) => [entry.id, entry]));
     this.before = history.before;
     this.loaded = true;
     for (const entry of this.entries) if ("status" in entry && entry.status === "running") entry.runId = this.run;
-    for (const { run_id: runId, message_id: id, content } of this._ready?.queue ?? []) {
+    for (const { run_id: runId, message_id: id, content } of ready?.queue ?? []) {
       if (!this._byId.has(id)) this._keep({ kind: "user", id, content, status: "queued", runId, note: "" });
     }
-    for (const entry of pending) if (!this._byId.has(entry.id)) this._keep(entry);
-    const interrupts = this._ready?.interrupts ?? [];
-    if (interrupts.length > 0 && this.run === null) this._keep(question(interrupts, info?.run_id ?? null));
+    for (const entry of kept) if (!this._byId.has(entry.id)) this._keep(entry);
+    if (interrupts.length > 0 && this.run === null) this._keep(question(interrupts, ready?.run?.run_id ?? null));
     this.watcher?.reset();
     this.watcher?.state();
   }
@@ -207,7 +208,10 @@ export class Conversation {
       this._add({ kind: "user", id: message.id, content: message.content, status: "sent", runId: this.run, note: "" });
       return;
     }
-    for (const entry of entriesOf([message], this.run !== null)) this._put({ ...entry, runId: this.run });
+    for (const entry of entriesOf([message], this.run === null ? "error" : "running")) {
+      // Of a call that is known, its own frames have told more.
+      if (entry.kind !== "tool" || !this._byId.has(entry.id)) this._put({ ...entry, runId: this.run });
+    }
   }
 
   /** @param {string[]} ids */
@@ -253,7 +257,7 @@ export class Conversation {
   /** What a lost run left is all there is of it. @param {Entry[]} own @param {Message[]} messages */
   _replaceTurn(own, messages) {
     for (const entry of own) this._remove(entry);
-    for (const entry of entriesOf(messages, false)) {
+    for (const entry of entriesOf(messages)) {
       const known = this._byId.get(entry.id);
       if (known !== undefined) this._remove(known);
       this._add({ ...entry, runId: own[0]?.runId ?? null });

@@ -30,8 +30,8 @@ export function endOf(frame, own) {
       const cut = last && status !== "complete" && own.at(-1) === entry;
       told ||= cut;
       changes.push({ entry, fields: { status: cut ? status : "complete", note: cut ? note : "" } });
-    } else if (entry.kind === "tool" && entry.status === "running") {
-      changes.push({ entry, fields: { status: "error" } });
+    } else if (entry.kind === "tool" && (entry.status === "running" || entry.status === "waiting")) {
+      changes.push({ entry, fields: { status: frame.status === "interrupted" ? "waiting" : "error" } });
     } else if (entry.kind === "assistant" && entry.status === status && status !== "complete") {
       told = true;
       changes.push({ entry, fields: { note } });

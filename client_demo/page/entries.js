@@ -101,13 +101,13 @@ function drawTool(entry) {
   );
   const update = () => {
     element.dataset.status = entry.status;
-    const label = { running: "running", ok: "done", error: "failed" }[entry.status];
+    const label = { running: "running", waiting: "waits for you", ok: "done", error: "failed" }[entry.status];
     const drawn = entry.status === "running" ? h("span", { class: "spinner" }) : icon(entry.status === "ok" ? "check" : "hand");
     mark.replaceChildren(drawn, h("span", { class: "unseen", text: `Tool, ${label}:` }));
     brief.textContent = briefly(entry.args);
     args.textContent = readable(entry.args);
-    result.textContent = entry.status === "running" ? "…" : (readable(entry.result) ?? "");
-    if (entry.status !== "running" && entry.result === null) result.textContent = "(not told)";
+    const open = entry.status === "running" || entry.status === "waiting";
+    result.textContent = open ? "…" : entry.result === null ? "(not told)" : readable(entry.result);
     resultHead.textContent = entry.status === "error" ? "Error" : "Result";
     time.textContent = entry.durationMs === null ? "" : duration(entry.durationMs);
   };

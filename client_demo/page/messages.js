@@ -6,8 +6,12 @@
  */
 import { plain } from "../threadwire.js";
 
-/** @param {Message[]} messages oldest first @param {boolean} active whether the last turn still runs @returns {Entry[]} */
-export function entriesOf(messages, active) {
+/**
+ * @param {Message[]} messages oldest first
+ * @param {import("./conversation.js").ToolStatus} open how a call of the last turn is that has no result
+ * @returns {Entry[]}
+ */
+export function entriesOf(messages, open = "error") {
   /** @type {Entry[]} */
   const entries = [];
   /** @type {Map<string, Extract<Entry, {kind: "tool"}>>} */
@@ -20,7 +24,7 @@ export function entriesOf(messages, active) {
     } else if (message.role === "assistant") {
       entries.push(...answer(message));
       for (const { id, name, args } of message.tool_calls ?? []) {
-        const status = active && index > lastUser ? "running" : "error";
+        const status = index > lastUser ? open : "error";
         /** @type {Extract<Entry, {kind: "tool"}>} */
         const call = { kind: "tool", id, name, args, result: null, status, runId: null, durationMs: null };
         calls.set(id, call);

@@ -24,8 +24,10 @@ export class Session extends EventTarget {
     const token = () => credential.get();
     this.chat = connect({ threadId, history: PAGE, filters, token });
     this.chat.addEventListener("frame", ({ detail: frame }) => {
+      // What a node of the graph does in place of a tool is told by no frame of its own, but it is in the thread.
+      const untold = frame.type === "run_finished" && this.conversation.hasOpenCalls(frame.run_id);
       this.conversation.take(frame);
-      // A thread that was made by hand, or by another tab, has a history; one that is new has none to ask for.
+      if (untold && frame.type === "run_finished" && frame.status !== "interrupted") void this.reload();
       if (frame.type === "run_started" || frame.type === "run_finished") this.dispatchEvent(new Event("run"));
     });
   }
@@ -98,9 +100,18 @@ export class Session extends EventTarget {
   async filter(filters) {
     try {
       await this.chat.subscribe(filters);
-      if (this.conversation.loaded && !this.busy) this.conversation.take(await this.chat.history({ limit: PAGE }));
+      if (this.conversation.loaded && !this.busy) await this.reload();
     } catch (error) {
       this._complain(error);
+    }
+  }
+
+  /** Read the thread again. */
+  async reload() {
+    try {
+      this.conversation.take(await this.chat.history({ limit: PAGE }));
+    } catch {
+      // The connection is gone: the next one brings it.
     }
   }
 

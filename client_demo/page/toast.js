@@ -12,6 +12,8 @@ export class Toasts {
    * @returns {() => void} take it away
    */
   show(text, { action, act, ms = 8000 } = {}) {
+    // What is said already need not be said twice.
+    for (const said of this.element.children) if (said.firstChild?.textContent === text) said.remove();
     const timer = setTimeout(() => away(), ms);
     const away = () => {
       clearTimeout(timer);

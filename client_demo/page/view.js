@@ -49,6 +49,7 @@ export class View {
     this._session = session;
     session.conversation.watcher = {
       added: (entry, before) => this._add(entry, before),
+      prepended: (entries) => this._prepend(entries),
       changed: (entry) => this._change(entry),
       removed: (entry) => this._remove(entry),
       reset: () => this._reset(),
@@ -79,13 +80,21 @@ export class View {
   /** @param {Entry} entry @param {Entry | null} before */
   _add(entry, before) {
     const next = before === null ? null : (this._drawn.get(before.id)?.element ?? null);
-    const older = next !== null && next === this._list.firstElementChild;
-    const height = this._scroller.scrollHeight;
     this._list.insertBefore(this._make(entry), next);
-    // What is put in above the reader must not move what is read.
-    if (older && !this._following) this._scroller.scrollTop += this._scroller.scrollHeight - height;
     if (entry.kind === "user" && entry.status === "waiting") this.scrollToEnd();
     this._schedule();
+  }
+
+  /** Put older entries in front; what is read stays where it is. @param {Entry[]} entries */
+  _prepend(entries) {
+    const first = this._list.firstElementChild;
+    const before = first?.getBoundingClientRect().top ?? 0;
+    const rows = document.createDocumentFragment();
+    for (const entry of entries) rows.append(this._make(entry));
+    this._list.prepend(rows);
+    // Where the browser keeps it by itself (scroll anchoring), nothing has moved.
+    const moved = (first?.getBoundingClientRect().top ?? 0) - before;
+    if (moved !== 0) this._scroller.scrollTop += moved;
   }
 
   /** @param {Entry} entry */

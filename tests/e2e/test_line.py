@@ -1,0 +1,157 @@
+"""The line breaks, the server dies, the tab is reloaded: nothing is lost, nothing comes twice, and the page says how it is."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from playwright.async_api import expect
+
+from conftest import Serve
+from e2e.conftest import Open
+from e2e.steps import answers, asked, button, line, said, say
+from process import ServerProcess
+from threadwire import page as page_routes
+
+#: Long enough to be cut in the middle, whatever the machine does meanwhile.
+SLOW = "/tokens 200\n/tokens-per-second 50"
+
+
+@pytest.fixture
+async def process(tmp_path: Path) -> AsyncIterator[ServerProcess]:
+    """The server as a process of its own, which can be killed."""
+    server = ServerProcess(tmp_path)
+    await server.start()
+    yield server
+    await server.kill()
+
+
+async def restart(server: ServerProcess) -> None:
+    """Start it again, on its port."""
+    port = server.url.rsplit(":", 1)[1]
+    await server.launch("--port", port)
+
+
+async def test_reload_in_mid_answer(serve: Serve, open_page: Open) -> None:
+    """After a reload the answer goes on where it is, and is whole in the end."""
+    served = await serve()
+    page = await open_page(served.url)
+    await say(page, SLOW)
+    await expect(said(page)).not_to_be_empty()
+    await page.reload()
+    await expect(button(page, "Stop")).to_be_visible()
+    await expect(button(page, "Answer again")).to_be_visible(timeout=20_000)
+    assert len((await said(page).inner_text()).split()) == 200
+    await expect(asked(page)).to_have_count(1)
+
+
+async def test_two_tabs_on_one_thread(serve: Serve, open_page: Open) -> None:
+    """What is said in one tab is seen in the other, word for word, and either can stop it."""
+    served = await serve()
+    one = await open_page(served.url)
+    await say(one, "hello")
+    await expect(answers(one)).to_contain_text("You said: hello")
+    two = await open_page(one.url, context=one.context)
+    await expect(answers(two)).to_contain_text("You said: hello")
+    await say(two, "/tokens 100000\n/tokens-per-second 50")
+    await expect(button(one, "Stop")).to_be_visible()
+    await button(one, "Stop").click()
+    for page in (one, two):
+        await expect(answers(page).last).to_contain_text("Stopped")
+    assert await said(one).inner_text() == await said(two).inner_text()
+
+
+async def test_what_is_typed_without_a_server_goes_out_once(process: ServerProcess, open_page: Open) -> None:
+    """While the server is away the page says so and keeps what is typed, seen as waiting; it is sent once, in order."""
+    page = await open_page(process.url)
+    await say(page, "one")
+    await expect(answers(page)).to_contain_text("You said: one")
+    await process.kill()
+    await expect(line(page, "Reconnecting")).to_be_visible()
+    for text in ("two", "three"):
+        await say(page, text)
+    await expect(page.get_by_text("Waiting to be sent")).to_have_count(2)
+    await restart(process)
+    await expect(answers(page)).to_have_count(3, timeout=30_000)
+    await expect(line(page, "Live")).to_be_visible()
+    await expect(asked(page)).to_have_text([re.compile("^one"), re.compile("^two"), re.compile("^three")])
+    await expect(page.get_by_text("Waiting to be sent")).to_have_count(0)
+
+
+async def test_a_server_that_stops_says_so(process: ServerProcess, open_page: Open) -> None:
+    """While the server lets its runs finish, the page shows it, and it goes on with the next one."""
+    page = await open_page(process.url)
+    await say(page, SLOW)
+    await expect(said(page)).not_to_be_empty()
+    process.signal(signal.SIGTERM)
+    await expect(line(page, "Server is stopping")).to_be_visible()
+    assert await process.ended() == 0
+    await restart(process)
+    await expect(line(page, "Live")).to_be_visible(timeout=30_000)
+    assert len((await said(page).inner_text()).split()) == 200
+
+
+async def test_offline_and_back(process: ServerProcess, open_page: Open) -> None:
+    """Without a network the page says "Offline"; what is typed waits, and goes out as soon as it is back."""
+    page = await open_page(process.url)
+    await say(page, "one")
+    await expect(answers(page)).to_contain_text("You said: one")
+    await page.context.set_offline(True)
+    # The browser's own switch leaves sockets on this machine alone.
+    await process.kill()
+    await expect(line(page, "Offline")).to_be_visible()
+    await say(page, "two")
+    await expect(page.get_by_text("Waiting to be sent")).to_be_visible()
+    await restart(process)
+    await page.context.set_offline(False)
+    await expect(answers(page).last).to_contain_text("You said: two", timeout=30_000)
+    await expect(line(page, "Live")).to_be_visible()
+    await expect(asked(page)).to_have_count(2)
+
+
+async def test_a_deleted_thread_is_closed(serve: Serve, session: aiohttp.ClientSession, open_page: Open) -> None:
+    """A thread that is deleted elsewhere says so, and is no longer in the list."""
+    served = await serve()
+    page = await open_page(served.url)
+    await say(page, "hello")
+    await expect(answers(page)).to_contain_text("You said: hello")
+    [thread_id] = re.findall(r"#/t/(.+)", page.url)
+    await (await session.delete(f"{served.url}/threads/{thread_id}")).release()
+    await expect(line(page, "This thread was deleted")).to_be_visible()
+
+
+async def test_the_page_asks_for_a_token(open_page: Open) -> None:
+    """A server that closes with 4401 gets the token the user gives, as a subprotocol, and never in an address."""
+    offered: list[str] = []
+    ready = json.loads((Path(__file__).parent.parent / "frames.json").read_text())["frames"]["good"]["ready"][0]
+
+    async def upgrade(request: web.Request) -> web.WebSocketResponse:
+        offered.append(request.headers["Sec-WebSocket-Protocol"])
+        assert "secret" not in request.query_string
+        socket = web.WebSocketResponse(protocols=["threadwire.v1"])
+        await socket.prepare(request)
+        if "bearer.secret" in offered[-1]:
+            await socket.send_json(ready)
+            await socket.receive()
+        else:
+            await socket.close(code=4401, message=b"who are you?")
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/ws", upgrade)
+    page_routes.PageRoutes(page_routes.client_folder()).add_to(app.router)
+    async with TestServer(app) as server:
+        page = await open_page(f"http://{server.host}:{server.port}/")
+        await page.get_by_label("Token", exact=True).last.fill("secret")
+        await button(page, "Connect").last.click()
+        await expect(line(page, "Live")).to_be_visible()
+        await page.close()
+    assert offered[0] == "threadwire.v1"
+    assert offered[-1].replace(" ", "") == "threadwire.v1,bearer.secret"
