@@ -272,6 +272,17 @@ def test_a_filter_seals_what_it_hides() -> None:
     assert contents(log.cursor(0).take()) == ["a", "b"]
 
 
+def test_a_sealed_frame_takes_no_more() -> None:
+    """What a history tells of the newest frame is all that comes under its number: the rest is a frame of its own."""
+    log = Log("e", 0)
+    log.append(token("told by "))
+    log.seal()
+    seen = log.last
+    log.append(token("the rest"))
+    [rest] = map(json.loads, log.cursor(seen).take())
+    assert (rest["content"], rest["seq"] > seen) == ("the rest", True)
+
+
 def test_merged_frames_have_a_limit() -> None:
     """However long nobody reads, no frame grows beyond the limit, and no text is lost."""
     log = Log("e", 0)

@@ -240,6 +240,11 @@ class Log:
             self._drop_first()
         self._compact()
 
+    def seal(self) -> None:
+        """Let nothing more be merged into the newest frame: somebody holds what it says now, by other means."""
+        if self._open is not None:
+            self._seal(self._open)
+
     def cursor(self, after: int, wake: Callable[[], None] | None = None) -> Cursor:
         """A reader that has seen ``after`` and everything before it.
 

@@ -294,6 +294,8 @@ class Thread:
             await self._record.settled()
             messages, cursor = await self._said.history(before, limit)
             if not self.log.held:
+                # Else tokens still to come would go into a frame that the history has.
+                self.log.seal()
                 return {"type": "history", "messages": messages, "before": cursor, "seq": self.log.shown}
 
     def _run_info(self) -> dict[str, Any] | None:
