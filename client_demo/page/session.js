@@ -11,6 +11,7 @@ import { Conversation } from "./conversation.js";
 
 /** Messages that come with a connection, and with each older page. */
 const PAGE = 60;
+const OLDER_PAGE = 100;
 
 export class Session extends EventTarget {
   /** @param {string} threadId @param {import("../threadwire.d.ts").Filters} filters */
@@ -86,7 +87,7 @@ export class Session extends EventTarget {
     if (before === null || this._loading) return false;
     this._loading = true;
     try {
-      this.conversation.prepend(await this.chat.history({ before, limit: PAGE }));
+      this.conversation.prepend(await this.chat.history({ before, limit: OLDER_PAGE }));
       return true;
     } catch (error) {
       this._complain(error);

@@ -36,7 +36,10 @@ export class View {
     this._dirty = new Set();
     this._scheduled = false;
     this._following = true;
+    this._lastTop = 0;
     this._scroller.addEventListener("scroll", () => this._onScroll(), { passive: true });
+    // The first turn of a wheel is smaller than what counts as near: the wish counts, not how far it got.
+    this._scroller.addEventListener("wheel", (event) => event.deltaY < 0 && this._leaveEnd(), { passive: true });
     // A picture that loads, a fold that opens, a window that narrows.
     const observer = new ResizeObserver(() => this._follow());
     observer.observe(this._list);
@@ -142,9 +145,17 @@ export class View {
     this._toEnd.hidden = this._following;
   }
 
+  _leaveEnd() {
+    this._following = this._scroller.scrollHeight <= this._scroller.clientHeight;
+  }
+
   _onScroll() {
     const { scrollTop, scrollHeight, clientHeight } = this._scroller;
-    this._following = scrollHeight - scrollTop - clientHeight < NEAR_END;
+    const gap = scrollHeight - scrollTop - clientHeight;
+    if (gap <= 1) this._following = true;
+    else if (scrollTop < this._lastTop) this._following = false;
+    else if (gap < NEAR_END) this._following = true;
+    this._lastTop = scrollTop;
     this._toEnd.hidden = this._following;
     if (scrollTop < NEAR_BEGINNING && !this._following) void this._session?.older();
   }
