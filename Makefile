@@ -67,7 +67,7 @@ bench: install ## Measure a thread as it grows (ARGS="--turns 200"); 1,000 turns
 	$(BIN)/python benchmarks/storage.py $(ARGS)
 
 screenshots: install ## Take the pictures of the page that the docs show (needs a Chromium)
-	$(BIN)/python tests/e2e/screenshots.py
+	PYTHONPATH=tests $(BIN)/python -m e2e.screenshots
 
 clean: ## Remove what was made
 	rm -rf $(VENV) dist build node_modules client_demo/vendor .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,9 +8,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from pathlib import Path
 
 from threadwire.client import connect
+
+
+#: The page, the library, and what is there only if npm was when the wheel was built.
+PAGE = ("/", "/client/threadwire.js", "/client/threadwire.d.ts", "/client/vendor/marked.js", "/client/vendor/dompurify.js")
 
 
 async def talk(url: str) -> str:
@@ -35,6 +40,9 @@ def main() -> None:
             line = next(line for line in process.stderr if "http://" in line)
             url = "http://" + line.split("http://")[1].split('"')[0].split()[0]
             print("the wheel serves at", url, "and says:", asyncio.run(talk(url)))
+            for path in PAGE:
+                with urllib.request.urlopen(url + path) as response:
+                    print("the wheel carries", path, len(response.read()), "bytes")
             process.send_signal(signal.SIGTERM)
             code = process.wait(60)
         finally:

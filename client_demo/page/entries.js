@@ -84,6 +84,8 @@ function spent({ input_tokens: input = 0, output_tokens: output = 0 }) {
   return h("span", { title, text: `${input.toLocaleString()} → ${counted(output, "token")}` });
 }
 
+const MARKS = /** @type {const} */ ({ waiting: "ask", ok: "check", error: "hand" });
+
 /** @param {import("./conversation.js").ToolEntry} entry @returns {Drawn} */
 function drawTool(entry) {
   const mark = h("span", { class: "mark" });
@@ -102,7 +104,7 @@ function drawTool(entry) {
   const update = () => {
     element.dataset.status = entry.status;
     const label = { running: "running", waiting: "waits for you", ok: "done", error: "failed" }[entry.status];
-    const drawn = entry.status === "running" ? h("span", { class: "spinner" }) : icon(entry.status === "ok" ? "check" : "hand");
+    const drawn = entry.status === "running" ? h("span", { class: "spinner" }) : icon(MARKS[entry.status]);
     mark.replaceChildren(drawn, h("span", { class: "unseen", text: `Tool, ${label}:` }));
     brief.textContent = briefly(entry.args);
     args.textContent = readable(entry.args);

@@ -40,7 +40,7 @@ export function drawQuestion(entry, session) {
     for (const control of element.querySelectorAll("[disabled]")) control.removeAttribute("disabled");
   });
   element.append(
-    h("div", { class: "question-head" }, icon("hand"), h("b", { text: "Your answer is needed" })),
+    h("div", { class: "question-head" }, icon("ask"), h("b", { text: "Your answer is needed" })),
     ...fields.map(({ field }) => field.element),
     problem,
     h("div", { class: "row" }, single ? "" : h("button", { type: "submit", class: "main-button", text: "Answer" })),

@@ -1,8 +1,8 @@
 """The browser client: the page at ``/`` and what it is made of, below ``/client/``.
 
 Served are the files that were in the client's folder when the server started, by their names and by no other path, so
-that there is no way out of it. What the page may do is in ``POLICY``: nothing but what this server gave it, no script or
-style in its text, no text made into markup but by the one library that cleans it. Knows no threads.
+that there is no way out of it. What the page may do is in ``POLICY``: nothing but what this server gave it, no script
+or style in its text, no text made into markup but by the one library that cleans it. Knows no threads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A real browser on the real server. Where there is no browser the tests are skipped with a line that says how to get one."""
+"""A real browser on the real server. Where there is none the tests are skipped, with a line on how to get one."""
 
 from __future__ import annotations
 

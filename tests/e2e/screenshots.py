@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
 import tempfile
 import urllib.request
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
-sys.path[:0] = [str(ROOT / "tests")]
-
 from playwright.async_api import Browser, Page, async_playwright
 
 from e2e.conftest import FLAGS, HOW, find_browser
+from e2e.steps import SHOWCASE, button, say
 from process import ServerProcess
+
+ROOT = Path(__file__).parent.parent.parent
 
 PHONE = {"width": 390, "height": 780}
 DESK = {"width": 1280, "height": 800}
@@ -31,14 +30,9 @@ OLDER = (
 )
 
 
-async def say(page: Page, text: str) -> None:
-    await page.get_by_role("textbox", name="Message", exact=True).fill(text)
-    await page.keyboard.press("Enter")
-
-
 async def settled(page: Page) -> None:
     """Until the answer is whole and nothing runs."""
-    await page.get_by_role("button", name="Stop", exact=True).wait_for(state="hidden")
+    await button(page, "Stop").wait_for(state="hidden")
     await page.get_by_role("button", name="Answer again").last.wait_for()
 
 
@@ -133,15 +127,13 @@ async def main(folder: Path) -> None:
     path = find_browser()
     if path is None:
         raise SystemExit(HOW)
-    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        graphs = Path(__file__).with_name("showcase.py")
         scripted, simulated = (ServerProcess(Path(scratch), name) for name in ("scripted", "simulated"))
         async with async_playwright() as playwright:
             browser = await playwright.chromium.launch(executable_path=path, args=list(FLAGS))
             try:
                 database = f"sqlite:///{scratch}/simulated.db"
-                await scripted.start(f"{graphs}:scripted")
+                await scripted.start(f"{SHOWCASE}:scripted")
                 await simulated.start(storage__url=database)
                 fill(scripted.url)
                 for scheme in ("light", "dark"):
@@ -158,4 +150,6 @@ async def main(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "docs" / "images")
-    asyncio.run(main(parser.parse_args().folder))
+    chosen = parser.parse_args().folder
+    chosen.mkdir(parents=True, exist_ok=True)
+    asyncio.run(main(chosen))

@@ -23,7 +23,7 @@ class Scripted(BaseChatModel):
 
     text: str
     thought: str = ""
-    calls: list[dict[str, Any]] = []
+    calls: tuple[dict[str, Any], ...] = ()
     pause: float = 0.0
 
     @property
@@ -55,7 +55,7 @@ class Scripted(BaseChatModel):
             yield ChatGenerationChunk(message=AIMessageChunk(content=word))
             await asyncio.sleep(self.pause)
         usage = {"input_tokens": 214, "output_tokens": len(words), "total_tokens": 214 + len(words)}
-        last = AIMessageChunk(content="", tool_calls=self.calls, usage_metadata=usage)
+        last = AIMessageChunk(content="", tool_calls=list(self.calls), usage_metadata=usage)
         yield ChatGenerationChunk(message=last)
 
 
@@ -107,7 +107,8 @@ async def _wonder(state: MessagesState) -> dict[str, Any]:
 #: Takes any answer.
 wondering = StateGraph(MessagesState).add_node("ask", _wonder).add_edge(START, "ask")
 
-CODE = """Here is the idea: a thread is a **log**, and every reader of it is a *cursor*. A slow reader holds nothing but a number.
+CODE = """Here is the idea: a thread is a **log**, and every reader of it is a *cursor*. \
+A slow reader holds nothing but a number.
 
 ```python
 class Cursor:
@@ -158,7 +159,10 @@ SCRIPT: dict[str, list[dict[str, Any]]] = {
         {"text": TOKYO},
     ],
     "I want my money back for A1002": [
-        {"text": REFUND, "calls": [{"id": "call_refund", "name": "refund", "args": {"order": "A1002", "amount": 89.0}}]},
+        {
+            "text": REFUND,
+            "calls": [{"id": "call_refund", "name": "refund", "args": {"order": "A1002", "amount": 89.0}}],
+        },
         {"text": "Done: 89.00 € will be in your account within three days."},
     ],
 }
@@ -202,7 +206,11 @@ scripted.add_edge("tools", "model")
 async def _fill(state: MessagesState) -> dict[str, Any]:
     count = int(state["messages"][-1].text)
     kinds = (HumanMessage, AIMessage)
-    return {"messages": [kinds[index % 2](f"message {index}\n\nand a second line", id=f"m{index}") for index in range(count)]}
+    return {
+        "messages": [
+            kinds[index % 2](f"message {index}\n\nand a second line", id=f"m{index}") for index in range(count)
+        ]
+    }
 
 
 #: Told a number, puts as many messages into the thread.

@@ -1,4 +1,4 @@
-"""The line breaks, the server dies, the tab is reloaded: nothing is lost, nothing comes twice, and the page says how it is."""
+"""The line breaks, the server dies, the tab is reloaded: nothing is lost or comes twice, and the page says so."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ async def test_five_thousand_messages_scroll(serve: Serve, open_page: Open) -> N
 
 
 async def test_a_fast_answer_is_whole_and_nothing_jumps(serve: Serve, open_page: Open) -> None:
-    """At 200 tokens/s the newest words are in view all the time, what was said does not move, and all of it is there."""
+    """At 200 tokens/s the newest words are always in view, what was said does not move, and all of it is there."""
     served = await serve()
     page = await open_page(served.url)
     await page.evaluate(
@@ -122,5 +122,7 @@ async def test_whole_sentences_are_spoken(serve: Serve, open_page: Open) -> None
     )
     await say(page, "First sentence here. And a second one! Is this the third? Yes")
     await page.wait_for_function("() => window.spoken.join('').endsWith('Yes')")
-    assert await page.evaluate("window.spoken.join('')") == "First sentence here. And a second one! Is this the third? Yes"
+    assert (
+        await page.evaluate("window.spoken.join('')") == "First sentence here. And a second one! Is this the third? Yes"
+    )
     assert await page.get_by_role("log").get_attribute("aria-live") == "off"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import struct
 import zlib
-from pathlib import Path
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import FilePayload, expect
 
 from conftest import Serve
 from e2e.conftest import Open
@@ -62,7 +62,7 @@ async def test_stop_keeps_what_was_said(serve: Serve, open_page: Open) -> None:
 
 
 async def test_what_is_said_meanwhile_waits_in_line(serve: Serve, open_page: Open) -> None:
-    """A message sent while another is answered waits, seen, behind the answer; it can be taken back, or has its turn."""
+    """A message sent while another is answered waits behind it, seen; it can be taken back, or has its turn."""
     served = await serve()
     page = await open_page(served.url)
     await say(page, "/tokens 100000\n/tokens-per-second 50")
@@ -185,7 +185,8 @@ async def test_markdown(serve: Serve, open_page: Open) -> None:
     """Answers are Markdown: headings, lists, tables, links that open elsewhere, code with colours and a copy button."""
     served = await serve(f"{SHOWCASE}:repeating")
     page = await open_page(served.url)
-    await say(page, "## Head\n\n- one\n- two\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n[link](https://example.org)\n\n```python\ndef f(): pass\n```")
+    blocks = ("## Head", "- one\n- two", "| a | b |\n|---|---|\n| 1 | 2 |", "[link](https://example.org)")
+    await say(page, "\n\n".join((*blocks, "```python\ndef f(): pass\n```")))
     answer = answers(page)
     await expect(answer.get_by_role("heading", name="Head")).to_be_visible()
     await expect(answer.get_by_role("listitem")).to_have_count(2)
@@ -218,12 +219,9 @@ async def test_pictures_and_files_go_along(serve: Serve, open_page: Open) -> Non
     """A picture that is too large is made smaller, text goes as text; both are seen in the message."""
     served = await serve(f"{SHOWCASE}:repeating", server={"max_message_bytes": 200_000})
     page = await open_page(served.url)
-    await page.get_by_label("Files", exact=True).set_input_files(
-        [
-            {"name": "noise.png", "mimeType": "image/png", "buffer": noise(400)},
-            {"name": "notes.md", "mimeType": "text/markdown", "buffer": b"# Notes"},
-        ]
-    )
+    picture = FilePayload(name="noise.png", mimeType="image/png", buffer=noise(400))
+    notes = FilePayload(name="notes.md", mimeType="text/markdown", buffer=b"# Notes")
+    await page.get_by_label("Files", exact=True).set_input_files([picture, notes])
     await expect(page.locator(".chip")).to_have_count(2)
     await say(page, "look at these")
     await expect(answers(page)).to_contain_text("look at these")
@@ -257,11 +255,12 @@ async def test_threads_are_kept(serve: Serve, open_page: Open) -> None:
     await button(page, "More about second thread").click()
     async with page.expect_download() as download:
         await page.get_by_role("menuitem", name="Export as Markdown").click()
-    assert "# second thread" in Path(await (await download.value).path()).read_text()
+    saved = await (await download.value).path()
+    assert "# second thread" in await asyncio.to_thread(saved.read_text)
 
 
 async def test_a_deletion_can_be_undone(serve: Serve, open_page: Open) -> None:
-    """A deleted thread is gone from the list; undone it is back; without, it is gone from the server once the page goes."""
+    """A deleted thread is gone from the list; undone it is back; else it is gone for good once the page goes."""
     served = await serve()
     page = await open_page(served.url)
     await say(page, "to be deleted")
@@ -279,7 +278,7 @@ async def test_a_deletion_can_be_undone(serve: Serve, open_page: Open) -> None:
 
     async def gone() -> bool:
         async with served.session.post(f"{served.url}/threads/count", json={}) as response:
-            return await response.json() == 0
+            return bool(await response.json() == 0)
 
     await eventually(gone, "the thread is deleted")
 
@@ -301,7 +300,7 @@ async def test_switching_loses_nothing(serve: Serve, open_page: Open) -> None:
 
 
 async def test_behind_the_scenes(serve: Serve, open_page: Open) -> None:
-    """The drawer shows frames with their numbers as they pass; a filter acts at once, and what it hid is read again after."""
+    """The drawer shows frames as they pass; a filter acts at once, and what it hid is read again after."""
     served = await serve()
     page = await open_page(served.url)
     await button(page, "Behind the scenes").click()

@@ -26,7 +26,7 @@ ATTACKS = (
     "[x]: javascript:window.hacked=10\n\n[x]",
     "<javascript:window.hacked=11>",
     "<form action=/threads><input name=a><button>send</button></form>",
-    "[a](https://example.org/\"onmouseover=window.hacked=12)",
+    '[a](https://example.org/"onmouseover=window.hacked=12)',
     "<math><mtext><table><mglyph><style><!--</style><img title='--&gt;&lt;img src=1 onerror=window.hacked=13&gt;'>",
 )
 ALL = "\n\n".join(ATTACKS)
@@ -38,7 +38,8 @@ async def unharmed(page: Page) -> None:
         await link.dispatch_event("click")
     assert await page.evaluate("window.hacked") is None
     log = page.get_by_role("log")
-    assert await log.locator("script, iframe, object, embed, style, form:not(.question), math, svg:not(.icon)").count() == 0
+    elements = "script, iframe, object, embed, style, form:not(.question), math, svg:not(.icon)"
+    assert await log.locator(elements).count() == 0
     assert await log.locator("[onerror], [onload], [onmouseover], [style]").count() == 0
     links = await log.locator("a[href]").evaluate_all("links => links.map(link => link.protocol)")
     assert set(links) <= {"https:", "http:", "mailto:"}, links
@@ -101,7 +102,8 @@ async def test_the_policy_stops_what_gets_in(serve: Serve, browser: Browser) -> 
 async def test_headers_of_the_page(serve: Serve) -> None:
     """Each file of the client comes with the policy, and is what it says it is."""
     served = await serve()
-    for path, kind in (("/", "text/html"), ("/client/threadwire.js", "text/javascript"), ("/client/page/base.css", "text/css")):
+    kinds = {"/": "text/html", "/client/threadwire.js": "text/javascript", "/client/page/base.css": "text/css"}
+    for path, kind in kinds.items():
         async with served.session.get(f"{served.url}{path}") as response:
             assert response.status == 200, path
             assert response.content_type == kind
@@ -140,7 +142,7 @@ async def test_nothing_else_is_served(serve: Serve, path: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_nothing_serious_for_axe(serve: Serve, open_page: Open, scheme: str) -> None:
-    """axe-core finds nothing serious: in a conversation with all it may hold, with the drawer, a menu and a form open."""
+    """axe-core finds nothing serious: in a conversation with all it may hold, drawer, menu and form open."""
     served = await serve(f"{SHOWCASE}:scripted")
     page = await open_page(served.url, color_scheme=scheme, reduced_motion="reduce")
     axe = (ROOT / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
@@ -165,7 +167,7 @@ async def serious(page: Page, axe: str) -> None:
           {axe};
           const {{ violations }} = await axe.run(document);
           return violations.filter(({{ impact }}) => impact === 'serious' || impact === 'critical')
-            .map(({{ id, nodes }}) => [id, ...nodes.map(({{ html, failureSummary }}) => html.slice(0, 200) + failureSummary)]);
+            .map(({{ id, nodes }}) => [id, ...nodes.map((node) => node.html.slice(0, 200) + node.failureSummary)]);
         }}"""
     )
     assert found == [], json.dumps(found, indent=2)
