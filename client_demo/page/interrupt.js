@@ -138,10 +138,14 @@ function parsed(text) {
 function decisions(value) {
   const requests = /** @type {{name: string, args?: unknown, arguments?: unknown, description?: string}[]} */ (value.action_requests);
   const configs = /** @type {{action_name?: string, allowed_decisions?: string[]}[]} */ (value.review_configs ?? []);
-  const rows = requests.map((request, index) => decision(request, configs[index]?.allowed_decisions));
+  const allowed = (/** @type {string} */ name) => configs.find((config) => config.action_name === name)?.allowed_decisions;
+  const rows = requests.map((request) => decision(request, allowed(request.name)));
   const element = h("div", { class: "decisions" }, ...rows.map((row) => row.element));
   return { element, read: () => ({ decisions: rows.map((row) => row.read()) }) };
 }
+
+/** What can be done with a call, and its name on the form. */
+const DECISIONS = { approve: "Approve", edit: "Edit", reject: "Reject", respond: "Answer in its place" };
 
 /**
  * @param {{name: string, args?: unknown, arguments?: unknown, description?: string}} request
@@ -154,22 +158,28 @@ function decision(request, allowed = ["approve", "edit", "reject"]) {
   const edited = h("textarea", { rows: "4", "aria-label": `Arguments of ${request.name}`, spellcheck: "false" });
   edited.value = readable(args);
   const why = h("textarea", { rows: "2", "aria-label": "Why not", placeholder: "Why not? (told to the model)" });
-  const labels = { approve: "Approve", edit: "Edit", reject: "Reject" };
-  const offered = /** @type {("approve" | "edit" | "reject")[]} */ (Object.keys(labels)).filter((type) => allowed.includes(type));
+  const instead = h("textarea", { rows: "2", "aria-label": "Result instead", placeholder: "What the tool would have said" });
+  const offered = /** @type {(keyof typeof DECISIONS)[]} */ (Object.keys(DECISIONS)).filter((type) => allowed.includes(type));
   const radios = offered.map((type, index) => {
     const input = h("input", { type: "radio", name, value: type, checked: index === 0 });
     input.addEventListener("change", show);
-    return h("label", {}, input, labels[type]);
+    return h("label", {}, input, DECISIONS[type]);
   });
-  const element = h("fieldset", {}, h("legend", {}, h("code", { text: request.name })), h("p", { text: request.description ?? "", dir: "auto" }), h("div", { class: "row" }, ...radios), edited, why);
+  const element = h("fieldset", {}, h("legend", {}, h("code", { text: request.name })), h("p", { text: request.description ?? "", dir: "auto" }), h("div", { class: "row" }, ...radios), edited, why, instead);
   const picked = () => /** @type {HTMLInputElement | null} */ (element.querySelector("input:checked"))?.value;
   function show() {
     edited.readOnly = picked() !== "edit";
+    edited.hidden = picked() === "respond";
     why.hidden = picked() !== "reject";
+    instead.hidden = picked() !== "respond";
   }
   show();
   const read = () => {
     if (picked() === "reject") return why.value.trim() ? { type: "reject", message: why.value.trim() } : { type: "reject" };
+    if (picked() === "respond") {
+      if (instead.value.trim() === "") throw new Error(`Write what ${request.name} would have said.`);
+      return { type: "respond", message: instead.value.trim() };
+    }
     if (picked() !== "edit") return { type: "approve" };
     try {
       return { type: "edit", edited_action: { name: request.name, args: JSON.parse(edited.value) } };

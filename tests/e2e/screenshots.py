@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
+import shutil
 import tempfile
 import urllib.request
 from pathlib import Path
@@ -147,9 +149,19 @@ async def main(folder: Path) -> None:
                 await simulated.kill()
 
 
+def publish(folder: Path) -> None:
+    """Give the docs the pictures that they show."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    shown = {name for page in pages for name in re.findall(r"images/([\w-]+\.png)", page.read_text(encoding="utf-8"))}
+    (ROOT / "docs" / "images").mkdir(exist_ok=True)
+    for name in sorted(shown):
+        shutil.copyfile(folder / name, ROOT / "docs" / "images" / name)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "docs" / "images")
+    parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "build" / "screenshots")
     chosen = parser.parse_args().folder
     chosen.mkdir(parents=True, exist_ok=True)
     asyncio.run(main(chosen))
+    publish(chosen)
