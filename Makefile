@@ -55,6 +55,7 @@ check: install ## Lint, format and types
 	$(BIN)/mypy
 ifneq ($(NPM),)
 	node_modules/.bin/tsc
+	node_modules/.bin/prettier --check --log-level=warn client_demo tests/js
 else
 	@echo "*** npm is missing: the browser client has not been checked."
 endif
@@ -62,6 +63,9 @@ endif
 fix: install ## Mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+ifneq ($(NPM),)
+	node_modules/.bin/prettier --write --log-level=warn client_demo tests/js
+endif
 
 bench: install ## Measure a thread as it grows (ARGS="--turns 200"); 1,000 turns take minutes and 1.5 GB of disk
 	$(BIN)/python benchmarks/storage.py $(ARGS)

@@ -5,8 +5,8 @@
  *     const chat = connect({ url: "http://127.0.0.1:8000" });
  *     for await (const frame of chat.send("hi")) if (frame.type === "token") show(frame.content);
  *
- * A frame's way: link (the socket) → `_onFrame` → position (seen before? held?) → turns (whose is it?) → queues and
- * events (who listens). Nothing in this way waits.
+ * A frame's way: link (the socket) → `_onFrame` → position (seen before? held?) → turns (whose is it?) → audience
+ * (who listens). Nothing in this way waits.
  *
  * @typedef {import("./threadwire.d.ts").Frame} Frame
  * @typedef {import("./threadwire.d.ts").Filters} Filters
@@ -17,12 +17,12 @@
  * @typedef {import("./threadwire.d.ts").HistoryFrame} HistoryFrame
  * @typedef {import("./threadwire.d.ts").PongFrame} PongFrame
  */
+import { Audience } from "./threadwire/audience.js";
 import { Commands } from "./threadwire/commands.js";
 import { Disconnected } from "./threadwire/errors.js";
 import { numberOf } from "./threadwire/frames.js";
 import { Link } from "./threadwire/link.js";
 import { Position } from "./threadwire/position.js";
-import { Queue } from "./threadwire/queue.js";
 import { Recovery } from "./threadwire/recovery.js";
 import { Turn, Turns } from "./threadwire/turns.js";
 import { filterQuery, protocols, socketUrl, uuid } from "./threadwire/upgrade.js";
@@ -30,9 +30,6 @@ import { filterQuery, protocols, socketUrl, uuid } from "./threadwire/upgrade.js
 export { CommandFailed, Disconnected, TurnFailed, TurnLost } from "./threadwire/errors.js";
 export { BadFrame, decode } from "./threadwire/frames.js";
 export { plain } from "./threadwire/turns.js";
-
-/** Frames that may wait for a reader of `frames()`; one that falls further behind gets a `gap`. */
-const MAX_WAITING_FRAMES = 10_000;
 
 /**
  * Begin a conversation. Returns at once: what is said before the connection is there waits for it.
@@ -45,7 +42,7 @@ export function connect(options = {}) {
 }
 
 /** One thread on a server; made by `connect`. */
-class Chat extends EventTarget {
+class Chat extends Audience {
   /** @param {ConnectOptions} options */
   constructor(options) {
     super();
@@ -53,6 +50,7 @@ class Chat extends EventTarget {
     /** @type {Filters} */
     this._filters = options.filters ?? {};
     this._position = new Position();
+    this._epoch = () => this._position.epoch;
     this._turns = new Turns();
     this._link = new Link(() => this._open(), this, {
       maxReconnects: options.reconnect === false ? 0 : (options.maxReconnects ?? Infinity),
@@ -60,11 +58,7 @@ class Chat extends EventTarget {
     });
     this._commands = new Commands((text) => this._link.write(text));
     this._recovery = new Recovery(this._asker(), this._position, this._turns);
-    /** @type {Set<Queue>} */
-    this._readers = new Set();
     this._justAttached = false;
-    /** @type {Disconnected | null} */
-    this._over = null;
     /** The newest `ready`; null before the first. @type {import("./threadwire.d.ts").ReadyFrame | null} */
     this.ready = null;
     /** @type {Promise<import("./threadwire.d.ts").ReadyFrame>} */
@@ -145,18 +139,6 @@ class Chat extends EventTarget {
     return /** @type {PongFrame} */ (await this._ask("ping", {}, true));
   }
 
-  /** All frames that come from now on, of all runs and tabs. */
-  frames() {
-    const reader = new Queue(MAX_WAITING_FRAMES, () => this._position.epoch);
-    this._readers.add(reader);
-    if (this._over !== null) reader.close(atEnd(this._over));
-    return reader;
-  }
-
-  [Symbol.asyncIterator]() {
-    return this.frames();
-  }
-
   /** End the conversation: by default the server stops what this chat has running. */
   close() {
     this._link.close();
@@ -185,11 +167,10 @@ class Chat extends EventTarget {
 
   /** @param {Disconnected} error */
   onClosed(error) {
-    this._over = error;
     this._recovery.stop();
     this._commands.close(error);
     for (const turn of this._turns.open()) turn.fail(error);
-    for (const reader of this._readers) reader.close(atEnd(error));
+    this._finish(error);
     this._rejectOpened?.(error);
   }
 
@@ -296,22 +277,4 @@ class Chat extends EventTarget {
     this._turns.passOn(frame);
     this._publish(frame);
   }
-
-  /** @param {Frame} frame */
-  _publish(frame) {
-    for (const reader of this._readers) {
-      if (reader.closed) this._readers.delete(reader);
-      else reader.put(frame);
-    }
-    this._emit("frame", frame);
-    this._emit(frame.type, frame);
-  }
-
-  /** @param {string} type @param {unknown} detail */
-  _emit(type, detail) {
-    this.dispatchEvent(new CustomEvent(type, { detail }));
-  }
 }
-
-/** Readers of all frames see a close that this client asked for as the end, any other as an error. @param {Disconnected} error */
-const atEnd = (error) => (error.code === 1000 ? null : error);

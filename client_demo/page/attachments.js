@@ -9,7 +9,8 @@ const MAX_SIDE = 1568;
 /** What a message has beside its attachments. */
 const ROOM = 16_384;
 const TEXT = /^text\/|[/+](json|xml|yaml|x-yaml|toml|javascript|typescript|x-sh|x-python|sql)$/;
-const TEXT_NAME = /\.(md|txt|csv|json|ya?ml|toml|xml|html?|css|jsx?|tsx?|py|rs|go|c|h|cpp|java|rb|sh|sql|log|ini|cfg)$/i;
+const TEXT_NAME =
+  /\.(md|txt|csv|json|ya?ml|toml|xml|html?|css|jsx?|tsx?|py|rs|go|c|h|cpp|java|rb|sh|sql|log|ini|cfg)$/i;
 
 /** A file that does not fit, in words. */
 export class TooLarge extends Error {}
@@ -28,11 +29,17 @@ export async function toBlock(file, maxBytes) {
     return { type: "text-plain", text, mime_type: "text/plain", title: file.name };
   }
   if ((file.size * 4) / 3 > room) throw tooLarge(file, room);
-  return { type: "file", base64: await base64(file), mime_type: file.type || "application/octet-stream", title: file.name };
+  return {
+    type: "file",
+    base64: await base64(file),
+    mime_type: file.type || "application/octet-stream",
+    title: file.name,
+  };
 }
 
 /** @param {File} file @param {number} room */
-const tooLarge = (file, room) => new TooLarge(`${file.name} is too large: a message holds ${Math.floor(room / 1024)} KiB.`);
+const tooLarge = (file, room) =>
+  new TooLarge(`${file.name} is too large: a message holds ${Math.floor(room / 1024)} KiB.`);
 
 /** @param {File} file @param {number} room @returns {Promise<Block>} */
 async function picture(file, room) {
@@ -43,7 +50,11 @@ async function picture(file, room) {
     throw new TooLarge(`${file.name} is no picture this browser can read.`);
   }
   const fits = (/** @type {Blob} */ blob) => (blob.size * 4) / 3 < room;
-  if (fits(file) && Math.max(bitmap.width, bitmap.height) <= MAX_SIDE && /^image\/(png|jpeg|webp|gif)$/.test(file.type)) {
+  if (
+    fits(file) &&
+    Math.max(bitmap.width, bitmap.height) <= MAX_SIDE &&
+    /^image\/(png|jpeg|webp|gif)$/.test(file.type)
+  ) {
     return { type: "image", base64: await base64(file), mime_type: file.type };
   }
   for (let side = MAX_SIDE; side >= 128; side = Math.floor(side * 0.7)) {

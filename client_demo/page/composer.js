@@ -19,7 +19,14 @@ export class Composer {
     this._doors = doors;
     /** @type {Block[]} */
     this._blocks = [];
-    this.box = h("textarea", { id: "message", "aria-label": "Message", placeholder: "Write a message", rows: "1", dir: "auto", enterkeyhint: "send" });
+    this.box = h("textarea", {
+      id: "message",
+      "aria-label": "Message",
+      placeholder: "Write a message",
+      rows: "1",
+      dir: "auto",
+      enterkeyhint: "send",
+    });
     this._files = h("input", { type: "file", multiple: true, hidden: true, "aria-label": "Files" });
     this._chips = h("div", { class: "chips" });
     this._send = iconButton("send", "Send", () => this._submit(), { class: "icon-button send" });
@@ -68,7 +75,10 @@ export class Composer {
 
   /** @param {Block} block @param {string} name */
   _chip(block, name) {
-    const picture = block.type === "image" ? h("img", { src: `data:${block.mime_type};base64,${block.base64}`, alt: "" }) : icon("file");
+    const picture =
+      block.type === "image"
+        ? h("img", { src: `data:${block.mime_type};base64,${block.base64}`, alt: "" })
+        : icon("file");
     const remove = iconButton("close", `Remove ${name}`, () => {
       this._blocks.splice(this._blocks.indexOf(block), 1);
       chip.remove();

@@ -4,35 +4,11 @@
  * What this client has said and the server has not begun yet (`waiting`, `queued`) always stands last.
  *
  * @typedef {import("../threadwire.d.ts").Frame} Frame
- * @typedef {import("../threadwire.d.ts").Content} Content
  * @typedef {import("../threadwire.d.ts").Interrupt} Interrupt
  * @typedef {import("../threadwire.d.ts").Message} Message
- * @typedef {import("../threadwire.d.ts").Usage} Usage
- *
- * @typedef {"complete" | "running" | "cancelled" | "failed" | "lost"} AnswerStatus
- * @typedef {"running" | "waiting" | "ok" | "error"} ToolStatus
- * @typedef {{kind: "user", id: string, content: Content, status: "sent" | "waiting" | "queued" | "refused", runId: string | null,
- *   note: string}} UserEntry
- * @typedef {{kind: "assistant", id: string, text: string, reasoning: string, status: AnswerStatus, runId: string | null,
- *   usage: Partial<Usage> | null, note: string}} AssistantEntry
- * @typedef {{kind: "tool", id: string, name: string, args: unknown, result: unknown, status: ToolStatus,
- *   runId: string | null, durationMs: number | null}} ToolEntry
- * @typedef {{kind: "retrieval", id: string, name: string, query: string, documents: any[], status: "ok" | "error",
- *   runId: string | null}} RetrievalEntry
- * @typedef {{kind: "custom", id: string, name: string, data: unknown, runId: string | null}} CustomEntry
- * @typedef {{kind: "interrupt", id: string, interrupts: Interrupt[], runId: string | null}} InterruptEntry
- * @typedef {{kind: "end", id: string, status: AnswerStatus, text: string, runId: string | null}} EndEntry
- * @typedef {UserEntry | AssistantEntry | ToolEntry | RetrievalEntry | CustomEntry | InterruptEntry | EndEntry} Entry
- *
- * @typedef {object} Watcher
- * @property {(entry: Entry, before: Entry | null) => void} added
- * @property {(entries: Entry[]) => void} prepended
- * @property {(entry: Entry) => void} changed
- * @property {(entry: Entry) => void} removed
- * @property {() => void} reset all entries are others now
- * @property {() => void} state something beside the entries has changed
+ * @typedef {import("./types.d.ts").Entry} Entry
  */
-import { entriesOf, totalUsage } from "./messages.js";
+import { entriesOf, entryOf, totalUsage } from "./messages.js";
 import { endOf } from "./endings.js";
 
 const isPending = (/** @type {Entry} */ entry) => entry.kind === "user" && entry.status !== "sent";
@@ -51,7 +27,7 @@ export class Conversation {
     this.loaded = false;
     /** What `ready` said, until the history that goes with it is here. @type {import("../threadwire.d.ts").ReadyFrame | null} */
     this._attaching = null;
-    /** @type {Watcher | null} */
+    /** @type {import("./types.d.ts").Watcher | null} */
     this.watcher = null;
   }
 
@@ -62,7 +38,11 @@ export class Conversation {
 
   /** The form that waits for a person, if one does. */
   get question() {
-    return /** @type {InterruptEntry | undefined} */ (this.entries.find((entry) => entry.kind === "interrupt")) ?? null;
+    return (
+      /** @type {import("./types.d.ts").InterruptEntry | undefined} */ (
+        this.entries.find((entry) => entry.kind === "interrupt")
+      ) ?? null
+    );
   }
 
   /** Whether calls of a run have no result yet. @param {string} runId */
@@ -70,7 +50,7 @@ export class Conversation {
     return this.entries.some((entry) => entry.kind === "tool" && entry.status === "running" && entry.runId === runId);
   }
 
-  /** This client said something: shown at once, however long the server is away. @param {UserEntry} entry */
+  /** This client said something: shown at once, however long the server is away. @param {import("./types.d.ts").UserEntry} entry */
   say(entry) {
     this._add(entry);
   }
@@ -146,21 +126,9 @@ export class Conversation {
       const entry = this._byId.get(frame.message_id);
       if (entry?.kind === "assistant") this._set(entry, { usage: frame });
       this.watcher?.state();
-    } else if (frame.type === "tool_call") {
-      const { id, name, args, run_id: runId } = frame;
-      this._put({ kind: "tool", id, name, args, result: null, status: "running", runId, durationMs: null });
-    } else if (frame.type === "tool_result") {
-      const { id, name, result, status, run_id: runId, duration_ms: durationMs } = frame;
-      const known = this._byId.get(id);
-      const args = known?.kind === "tool" ? known.args : {};
-      this._put({ kind: "tool", id, name, args, result, status, runId, durationMs });
-    } else if (frame.type === "retrieval") {
-      const { name, query, documents, status, run_id: runId } = frame;
-      this._put({ kind: "retrieval", id: `f${frame.seq}`, name, query, documents, status, runId });
-    } else if (frame.type === "custom") {
-      // One line for each name of a run: progress that goes on replaces what it said before.
-      const id = `custom-${frame.run_id}-${frame.name}`;
-      this._put({ kind: "custom", id, name: frame.name, data: frame.data, runId: frame.run_id });
+    } else {
+      const entry = entryOf(frame, (id) => this._byId.get(id));
+      if (entry !== null) this._put(entry);
     }
   }
 
@@ -241,7 +209,10 @@ export class Conversation {
   _onFinished(frame) {
     const own = this.entries.filter((entry) => entry.runId === frame.run_id);
     if (frame.messages != null) this._replaceTurn(own, frame.messages);
-    for (const change of endOf(frame, this.entries.filter((entry) => entry.runId === frame.run_id))) {
+    for (const change of endOf(
+      frame,
+      this.entries.filter((entry) => entry.runId === frame.run_id),
+    )) {
       if ("add" in change) this._add(change.add);
       else if ("remove" in change) this._remove(change.remove);
       else this._set(change.entry, change.fields);
@@ -272,11 +243,11 @@ export class Conversation {
     this.watcher?.state();
   }
 
-  /** @param {string} id @param {string} runId @returns {AssistantEntry} */
+  /** @param {string} id @param {string} runId @returns {import("./types.d.ts").AssistantEntry} */
   _answer(id, runId) {
     const known = this._byId.get(id);
     if (known?.kind === "assistant") return known;
-    /** @type {AssistantEntry} */
+    /** @type {import("./types.d.ts").AssistantEntry} */
     const entry = { kind: "assistant", id, text: "", reasoning: "", status: "running", runId, usage: null, note: "" };
     this._add(entry);
     return entry;
@@ -323,7 +294,7 @@ export class Conversation {
   }
 }
 
-/** @param {Interrupt[]} interrupts @param {string | null} runId @returns {InterruptEntry} */
+/** @param {Interrupt[]} interrupts @param {string | null} runId @returns {import("./types.d.ts").InterruptEntry} */
 const question = (interrupts, runId) => ({ kind: "interrupt", id: `ask-${interrupts[0]?.id}`, interrupts, runId });
 
 /** @param {import("../threadwire.d.ts").RunInfo | null} run */

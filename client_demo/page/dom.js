@@ -68,7 +68,11 @@ export function icon(name) {
  * @param {keyof typeof ICONS} name @param {string} label @param {() => void} onClick @param {Record<string, any>} [props]
  */
 export function iconButton(name, label, onClick, props = {}) {
-  return h("button", { type: "button", class: "icon-button", "aria-label": label, title: label, onClick, ...props }, icon(name));
+  return h(
+    "button",
+    { type: "button", class: "icon-button", "aria-label": label, title: label, onClick, ...props },
+    icon(name),
+  );
 }
 
 /** Put a text on the clipboard, and say so on the button for a moment. @param {HTMLButtonElement} button @param {() => string} text */
@@ -95,7 +99,9 @@ export function readable(value) {
 /** @param {number} ms */
 export function duration(ms) {
   if (ms < 1000) return `${Math.round(ms)} ms`;
-  return ms < 60_000 ? `${(ms / 1000).toFixed(1)} s` : `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`;
+  return ms < 60_000
+    ? `${(ms / 1000).toFixed(1)} s`
+    : `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`;
 }
 
 /** @param {number} count @param {string} noun */

@@ -131,7 +131,12 @@ function row({ direction, text, frame }) {
     h(
       "summary",
       {},
-      h("span", { class: "way", "data-way": direction, title: direction === "in" ? "from the server" : "to the server", text: direction === "in" ? "↓" : "↑" }),
+      h("span", {
+        class: "way",
+        "data-way": direction,
+        title: direction === "in" ? "from the server" : "to the server",
+        text: direction === "in" ? "↓" : "↑",
+      }),
       h("span", { class: "seq", text: number }),
       h("span", { class: "type", text: type }),
       h("span", { class: "brief", text: gist(type, rest) }),
@@ -139,7 +144,9 @@ function row({ direction, text, frame }) {
     whole,
   );
   // Made when it is looked at: most never are.
-  details.addEventListener("toggle", () => (whole.textContent = JSON.stringify(JSON.parse(text), null, 2)), { once: true });
+  details.addEventListener("toggle", () => (whole.textContent = JSON.stringify(JSON.parse(text), null, 2)), {
+    once: true,
+  });
   return h("li", {}, details);
 }
 

@@ -1,7 +1,7 @@
 /**
  * What the end of a run means for its entries. Pure.
  *
- * @typedef {import("./conversation.js").Entry} Entry
+ * @typedef {import("./types.d.ts").Entry} Entry
  * @typedef {{add: Entry} | {remove: Entry} | {entry: Entry, fields: Partial<Entry>}} Change
  */
 

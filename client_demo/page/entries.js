@@ -1,7 +1,7 @@
 /**
  * What each kind of entry looks like. A drawer is made once for an entry, and told when it has changed.
  *
- * @typedef {import("./conversation.js").Entry} Entry
+ * @typedef {import("./types.d.ts").Entry} Entry
  * @typedef {import("./session.js").Session} Session
  * @typedef {{element: HTMLElement, update: () => void}} Drawn
  */
@@ -30,12 +30,17 @@ export function draw(entry, session) {
   }
 }
 
-/** @param {import("./conversation.js").AssistantEntry} entry @param {Session} session @returns {Drawn} */
+/** @param {import("./types.d.ts").AssistantEntry} entry @param {Session} session @returns {Drawn} */
 function drawAnswer(entry, session) {
   const body = h("div", { class: "answer-text" });
   const markdown = new Markdown(body);
   const thought = h("pre", { class: "thought-text", dir: "auto" });
-  const thoughts = h("details", { class: "thoughts" }, h("summary", {}, icon("thought"), h("span", { text: "Thinking" })), thought);
+  const thoughts = h(
+    "details",
+    { class: "thoughts" },
+    h("summary", {}, icon("thought"), h("span", { text: "Thinking" })),
+    thought,
+  );
   thoughts.hidden = true;
   const cut = h("div", { class: "cut" });
   const cost = h("span", { class: "cost" });
@@ -74,7 +79,12 @@ function cutOff(entry, note, session) {
   const status = /** @type {any} */ (entry).status;
   return [
     h("span", { class: "cut-note" }, icon("hand"), h("span", { text: note || wordsFor(status) })),
-    h("button", { type: "button", class: "text-button", onClick: () => session.again(entry) }, icon("again"), "Answer again"),
+    h(
+      "button",
+      { type: "button", class: "text-button", onClick: () => session.again(entry) },
+      icon("again"),
+      "Answer again",
+    ),
   ];
 }
 
@@ -86,7 +96,7 @@ function spent({ input_tokens: input = 0, output_tokens: output = 0 }) {
 
 const MARKS = /** @type {const} */ ({ waiting: "ask", ok: "check", error: "hand" });
 
-/** @param {import("./conversation.js").ToolEntry} entry @returns {Drawn} */
+/** @param {import("./types.d.ts").ToolEntry} entry @returns {Drawn} */
 function drawTool(entry) {
   const mark = h("span", { class: "mark" });
   const brief = h("span", { class: "brief" });
@@ -120,11 +130,13 @@ function drawTool(entry) {
 /** Arguments on one line. @param {unknown} args */
 function briefly(args) {
   if (typeof args !== "object" || args === null) return "";
-  const parts = Object.entries(args).map(([key, value]) => `${key}: ${typeof value === "string" ? value : JSON.stringify(value)}`);
+  const parts = Object.entries(args).map(
+    ([key, value]) => `${key}: ${typeof value === "string" ? value : JSON.stringify(value)}`,
+  );
   return parts.join(", ").slice(0, 200);
 }
 
-/** @param {import("./conversation.js").RetrievalEntry} entry @returns {Drawn} */
+/** @param {import("./types.d.ts").RetrievalEntry} entry @returns {Drawn} */
 function drawRetrieval(entry) {
   const documents = entry.documents.map((document) => {
     const source = document.metadata?.source ?? document.id ?? "";
@@ -134,16 +146,29 @@ function drawRetrieval(entry) {
   const element = h(
     "details",
     { class: "entry card retrieval", "data-status": entry.status },
-    h("summary", {}, icon("book"), h("span", { class: "tool-name", text: entry.name }), h("span", { class: "brief", text: entry.query }), h("span", { class: "time", text: found })),
+    h(
+      "summary",
+      {},
+      icon("book"),
+      h("span", { class: "tool-name", text: entry.name }),
+      h("span", { class: "brief", text: entry.query }),
+      h("span", { class: "time", text: found }),
+    ),
     h("div", { class: "card-body" }, h("ol", {}, ...documents)),
   );
   return { element, update: () => undefined };
 }
 
-/** @param {import("./conversation.js").CustomEntry} entry @returns {Drawn} */
+/** @param {import("./types.d.ts").CustomEntry} entry @returns {Drawn} */
 function drawCustom(entry) {
   const text = h("span", { class: "brief" });
-  const element = h("div", { class: "entry custom" }, h("span", { class: "dot" }), h("span", { class: "tool-name" }), text);
+  const element = h(
+    "div",
+    { class: "entry custom" },
+    h("span", { class: "dot" }),
+    h("span", { class: "tool-name" }),
+    text,
+  );
   const update = () => {
     const name = entry.name === "custom" ? "" : entry.name;
     /** @type {HTMLElement} */ (element.querySelector(".tool-name")).textContent = name;
@@ -153,7 +178,7 @@ function drawCustom(entry) {
   return { element, update };
 }
 
-/** @param {import("./conversation.js").EndEntry} entry @param {Session} session @returns {Drawn} */
+/** @param {import("./types.d.ts").EndEntry} entry @param {Session} session @returns {Drawn} */
 function drawEnd(entry, session) {
   const element = h("div", { class: "entry cut", "data-status": entry.status });
   element.append(...cutOff(entry, entry.text, session));

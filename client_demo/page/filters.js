@@ -24,13 +24,24 @@ export class FilterForm {
         this._names(`${way}_tags`, "tags"),
       ),
     );
-    const raw = h("label", { class: "check" }, h("input", { type: "checkbox", name: "raw" }), "raw events (where the server lets them out)");
+    const raw = h(
+      "label",
+      { class: "check" },
+      h("input", { type: "checkbox", name: "raw" }),
+      "raw events (where the server lets them out)",
+    );
     const reset = h("button", { type: "reset", class: "text-button", text: "Show all" });
     this.element = h(
       "details",
       { class: "filters" },
       h("summary", { text: "Filters" }),
-      h("form", {}, h("p", { class: "hint", text: "What this page asks the server for. Nothing is renumbered: seq jumps." }), ...groups, h("div", { class: "row" }, raw, reset)),
+      h(
+        "form",
+        {},
+        h("p", { class: "hint", text: "What this page asks the server for. Nothing is renumbered: seq jumps." }),
+        ...groups,
+        h("div", { class: "row" }, raw, reset),
+      ),
     );
     const form = /** @type {HTMLFormElement} */ (this.element.querySelector("form"));
     form.addEventListener("submit", (event) => event.preventDefault());
@@ -48,7 +59,10 @@ export class FilterForm {
       const types = data.getAll(`${way}_types`).map(String);
       if (types.length > 0) filters[`${way}_types`] = types;
       for (const what of /** @type {const} */ (["names", "tags"])) {
-        const names = String(data.get(`${way}_${what}`) ?? "").split(",").map((name) => name.trim()).filter(Boolean);
+        const names = String(data.get(`${way}_${what}`) ?? "")
+          .split(",")
+          .map((name) => name.trim())
+          .filter(Boolean);
         if (names.length > 0) filters[`${way}_${what}`] = names;
       }
     }
@@ -66,6 +80,17 @@ export class FilterForm {
 
   /** @param {string} name @param {string} what */
   _names(name, what) {
-    return h("label", { class: "names" }, what, h("input", { type: "text", name, placeholder: "a, b", spellcheck: "false", "aria-label": name.replace("_", " ") }));
+    return h(
+      "label",
+      { class: "names" },
+      what,
+      h("input", {
+        type: "text",
+        name,
+        placeholder: "a, b",
+        spellcheck: "false",
+        "aria-label": name.replace("_", " "),
+      }),
+    );
   }
 }

@@ -11,7 +11,7 @@
 import { h, icon, readable } from "./dom.js";
 
 /**
- * @param {import("./conversation.js").InterruptEntry} entry
+ * @param {import("./types.d.ts").InterruptEntry} entry
  * @param {import("./session.js").Session} session
  * @returns {import("./entries.js").Drawn}
  */
@@ -79,7 +79,12 @@ function choice(text, answers) {
       for (const each of buttons) each.setAttribute("aria-pressed", String(each === button));
       then();
     };
-    const button = h("button", { type: "button", class: index === 0 ? "main-button" : "plain-button", text: nameOf(answer), onClick: pick });
+    const button = h("button", {
+      type: "button",
+      class: index === 0 ? "main-button" : "plain-button",
+      text: nameOf(answer),
+      onClick: pick,
+    });
     return button;
   });
   const read = () => {
@@ -93,7 +98,10 @@ function choice(text, answers) {
 /** Text, or JSON where it is that. @param {string} text @param {unknown} value @returns {Field} */
 function free(text, value) {
   const box = h("textarea", { rows: "2", "aria-label": "Your answer", dir: "auto" });
-  const details = typeof value === "string" ? "" : h("pre", { tabindex: "0", "aria-label": "The question in full", text: readable(value) });
+  const details =
+    typeof value === "string"
+      ? ""
+      : h("pre", { tabindex: "0", "aria-label": "The question in full", text: readable(value) });
   /** @type {unknown} */ let chosen;
   /** @type {() => void} */ let then = () => undefined;
   const give = (/** @type {unknown} */ answer) => () => {
@@ -136,9 +144,12 @@ function parsed(text) {
 
 /** Tool calls to approve, edit or reject. @param {Record<string, any>} value @returns {Field} */
 function decisions(value) {
-  const requests = /** @type {{name: string, args?: unknown, arguments?: unknown, description?: string}[]} */ (value.action_requests);
+  const requests = /** @type {{name: string, args?: unknown, arguments?: unknown, description?: string}[]} */ (
+    value.action_requests
+  );
   const configs = /** @type {{action_name?: string, allowed_decisions?: string[]}[]} */ (value.review_configs ?? []);
-  const allowed = (/** @type {string} */ name) => configs.find((config) => config.action_name === name)?.allowed_decisions;
+  const allowed = (/** @type {string} */ name) =>
+    configs.find((config) => config.action_name === name)?.allowed_decisions;
   const rows = requests.map((request) => decision(request, allowed(request.name)));
   const element = h("div", { class: "decisions" }, ...rows.map((row) => row.element));
   return { element, read: () => ({ decisions: rows.map((row) => row.read()) }) };
@@ -158,14 +169,29 @@ function decision(request, allowed = ["approve", "edit", "reject"]) {
   const edited = h("textarea", { rows: "4", "aria-label": `Arguments of ${request.name}`, spellcheck: "false" });
   edited.value = readable(args);
   const why = h("textarea", { rows: "2", "aria-label": "Why not", placeholder: "Why not? (told to the model)" });
-  const instead = h("textarea", { rows: "2", "aria-label": "Result instead", placeholder: "What the tool would have said" });
-  const offered = /** @type {(keyof typeof DECISIONS)[]} */ (Object.keys(DECISIONS)).filter((type) => allowed.includes(type));
+  const instead = h("textarea", {
+    rows: "2",
+    "aria-label": "Result instead",
+    placeholder: "What the tool would have said",
+  });
+  const offered = /** @type {(keyof typeof DECISIONS)[]} */ (Object.keys(DECISIONS)).filter((type) =>
+    allowed.includes(type),
+  );
   const radios = offered.map((type, index) => {
     const input = h("input", { type: "radio", name, value: type, checked: index === 0 });
     input.addEventListener("change", show);
     return h("label", {}, input, DECISIONS[type]);
   });
-  const element = h("fieldset", {}, h("legend", {}, h("code", { text: request.name })), h("p", { text: request.description ?? "", dir: "auto" }), h("div", { class: "row" }, ...radios), edited, why, instead);
+  const element = h(
+    "fieldset",
+    {},
+    h("legend", {}, h("code", { text: request.name })),
+    h("p", { text: request.description ?? "", dir: "auto" }),
+    h("div", { class: "row" }, ...radios),
+    edited,
+    why,
+    instead,
+  );
   const picked = () => /** @type {HTMLInputElement | null} */ (element.querySelector("input:checked"))?.value;
   function show() {
     edited.readOnly = picked() !== "edit";
@@ -175,7 +201,8 @@ function decision(request, allowed = ["approve", "edit", "reject"]) {
   }
   show();
   const read = () => {
-    if (picked() === "reject") return why.value.trim() ? { type: "reject", message: why.value.trim() } : { type: "reject" };
+    if (picked() === "reject")
+      return why.value.trim() ? { type: "reject", message: why.value.trim() } : { type: "reject" };
     if (picked() === "respond") {
       if (instead.value.trim() === "") throw new Error(`Write what ${request.name} would have said.`);
       return { type: "respond", message: instead.value.trim() };

@@ -36,18 +36,42 @@ class Page {
       complain: this._complain,
       maxBytes: () => Number(this._session.chat.ready?.limits.max_message_bytes ?? 1_048_576),
     });
-    this._drawer = new Drawer((filters) => this._filter(filters), () => this._showDrawer(false));
+    this._drawer = new Drawer(
+      (filters) => this._filter(filters),
+      () => this._showDrawer(false),
+    );
     this._title = h("h1", { class: "title", dir: "auto" });
     this._model = h("span", { class: "model" });
     this._usage = h("span", { class: "cost" });
-    this._drawerButton = iconButton("code", "Behind the scenes", () => this._showDrawer(!this._drawer.isOpen), { "aria-expanded": "false", "aria-controls": "drawer" });
-    this._menuButton = iconButton("menu", "Threads", () => this._showSidebar(!document.body.classList.contains("with-sidebar")), { class: "icon-button menu-button", "aria-controls": "sidebar", "aria-expanded": "false" });
+    this._drawerButton = iconButton("code", "Behind the scenes", () => this._showDrawer(!this._drawer.isOpen), {
+      "aria-expanded": "false",
+      "aria-controls": "drawer",
+    });
+    this._menuButton = iconButton(
+      "menu",
+      "Threads",
+      () => this._showSidebar(!document.body.classList.contains("with-sidebar")),
+      { class: "icon-button menu-button", "aria-controls": "sidebar", "aria-expanded": "false" },
+    );
     /** @type {import("./session.js").Session} */
     this._session = this._sessions.enter(this._idInAddress() ?? uuid());
   }
 
   start() {
-    document.body.append(this._skip(), this._sidebar.element, h("button", { type: "button", class: "veil", "aria-label": "Close threads", tabindex: "-1", onClick: () => this._showSidebar(false) }), this._main(), this._drawer.element, this._toasts.element);
+    document.body.append(
+      this._skip(),
+      this._sidebar.element,
+      h("button", {
+        type: "button",
+        class: "veil",
+        "aria-label": "Close threads",
+        tabindex: "-1",
+        onClick: () => this._showSidebar(false),
+      }),
+      this._main(),
+      this._drawer.element,
+      this._toasts.element,
+    );
     acceptDrops(document.body, (files) => void this._composer.attach(files));
     addEventListener("hashchange", () => this._go());
     addEventListener("focus", () => void this._sidebar.refresh());
@@ -61,14 +85,28 @@ class Page {
     return h(
       "main",
       { class: "main" },
-      h("header", { class: "bar" }, this._menuButton, this._title, this._model, this._usage, this._line.element, this._drawerButton),
+      h(
+        "header",
+        { class: "bar" },
+        this._menuButton,
+        this._title,
+        this._model,
+        this._usage,
+        this._line.element,
+        this._drawerButton,
+      ),
       this._view.element,
       this._composer.element,
     );
   }
 
   _skip() {
-    return h("button", { type: "button", class: "skip", text: "Skip to the message box", onClick: () => this._composer.box.focus() });
+    return h("button", {
+      type: "button",
+      class: "skip",
+      text: "Skip to the message box",
+      onClick: () => this._composer.box.focus(),
+    });
   }
 
   _idInAddress() {
@@ -136,7 +174,10 @@ class Page {
     this._sidebar.redraw();
     this._showTitle(threadId);
     clearTimeout(this._refreshing);
-    this._refreshing = setTimeout(() => void this._sidebar.refresh().then(() => this._showTitle(this._session.threadId)), 150);
+    this._refreshing = setTimeout(
+      () => void this._sidebar.refresh().then(() => this._showTitle(this._session.threadId)),
+      150,
+    );
   }
 
   /** @param {string} id */
@@ -201,7 +242,10 @@ class Page {
     } else if (event.key === "O" && event.shiftKey && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       this._begin();
-    } else if (event.key === "/" && !(event.target instanceof HTMLTextAreaElement || event.target instanceof HTMLInputElement)) {
+    } else if (
+      event.key === "/" &&
+      !(event.target instanceof HTMLTextAreaElement || event.target instanceof HTMLInputElement)
+    ) {
       event.preventDefault();
       this._composer.box.focus();
     }
@@ -210,13 +254,24 @@ class Page {
 
 /** What an empty thread shows. @param {(text: string) => void} say */
 function greeting(say) {
-  const examples = ["What can you do?", "What is (12.5 + 3) × 2^8?", "What time is it in Tokyo?", "Convert 5 miles to km"];
+  const examples = [
+    "What can you do?",
+    "What is (12.5 + 3) × 2^8?",
+    "What time is it in Tokyo?",
+    "Convert 5 miles to km",
+  ];
   return h(
     "div",
     {},
     h("h2", { text: "What shall we talk about?" }),
-    h("p", { text: "Every word arrives as it is said. Close the tab, lose the line, open a second one: the conversation goes on where it was." }),
-    h("div", { class: "examples" }, ...examples.map((text) => h("button", { type: "button", class: "plain-button", text, onClick: () => say(text) }))),
+    h("p", {
+      text: "Every word arrives as it is said. Close the tab, lose the line, open a second one: the conversation goes on where it was.",
+    }),
+    h(
+      "div",
+      { class: "examples" },
+      ...examples.map((text) => h("button", { type: "button", class: "plain-button", text, onClick: () => say(text) })),
+    ),
   );
 }
 

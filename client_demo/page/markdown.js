@@ -132,7 +132,11 @@ function dress(code, settled) {
   pre.setAttribute("dir", "ltr");
   pre.setAttribute("tabindex", "0");
   const copy = iconButton("copy", "Copy", () => void copyFrom(copy, () => code.textContent ?? ""));
-  const block = h("div", { class: "code" }, h("div", { class: "code-head" }, h("span", { text: language || "text" }), copy));
+  const block = h(
+    "div",
+    { class: "code" },
+    h("div", { class: "code-head" }, h("span", { text: language || "text" }), copy),
+  );
   pre.replaceWith(block);
   block.append(pre);
   if (settled && highlighter !== null && highlighter.getLanguage(language) !== undefined) {

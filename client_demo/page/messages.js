@@ -1,14 +1,14 @@
 /**
  * Messages as a history has them, as entries of a conversation. Pure.
  *
- * @typedef {import("./conversation.js").Entry} Entry
+ * @typedef {import("./types.d.ts").Entry} Entry
  * @typedef {import("../threadwire.d.ts").Message} Message
  */
 import { plain } from "../threadwire.js";
 
 /**
  * @param {Message[]} messages oldest first
- * @param {import("./conversation.js").ToolStatus} open how a call of the last turn is that has no result
+ * @param {import("./types.d.ts").ToolStatus} open how a call of the last turn is that has no result
  * @returns {Entry[]}
  */
 export function entriesOf(messages, open = "error") {
@@ -43,8 +43,17 @@ function answer(message) {
   const reasoning = thoughtsOf(message.content);
   const status = message.status ?? "complete";
   // A call of a tool says nothing by itself; but its usage counts.
-  if (text === "" && reasoning === "" && status === "complete" && (message.tool_calls?.length ?? 0) > 0 && !message.usage) return [];
-  return [{ kind: "assistant", id: message.id, text, reasoning, status, runId: null, usage: message.usage ?? null, note: "" }];
+  if (
+    text === "" &&
+    reasoning === "" &&
+    status === "complete" &&
+    (message.tool_calls?.length ?? 0) > 0 &&
+    !message.usage
+  )
+    return [];
+  return [
+    { kind: "assistant", id: message.id, text, reasoning, status, runId: null, usage: message.usage ?? null, note: "" },
+  ];
 }
 
 /** @param {import("../threadwire.d.ts").Content} content */
@@ -60,8 +69,55 @@ function finish(message, call, entries) {
   if (call !== undefined) Object.assign(call, { result, status });
   else {
     const id = message.tool_call_id ?? message.id;
-    entries.push({ kind: "tool", id, name: message.name ?? "tool", args: {}, result, status, runId: null, durationMs: null });
+    entries.push({
+      kind: "tool",
+      id,
+      name: message.name ?? "tool",
+      args: {},
+      result,
+      status,
+      runId: null,
+      durationMs: null,
+    });
   }
+}
+
+/**
+ * The entry of what a run does beside its answers, or null where a frame tells no such thing.
+ *
+ * @param {import("../threadwire.d.ts").Frame} frame
+ * @param {(id: string) => Entry | undefined} find what is there of an id
+ * @returns {Entry | null}
+ */
+export function entryOf(frame, find) {
+  if (frame.type === "tool_call") {
+    const { id, name, args, run_id: runId } = frame;
+    return { kind: "tool", id, name, args, result: null, status: "running", runId, durationMs: null };
+  }
+  if (frame.type === "tool_result") {
+    const { id, name, result, status, run_id: runId, duration_ms: durationMs } = frame;
+    const known = find(id);
+    return {
+      kind: "tool",
+      id,
+      name,
+      args: known?.kind === "tool" ? known.args : {},
+      result,
+      status,
+      runId,
+      durationMs,
+    };
+  }
+  if (frame.type === "retrieval") {
+    const { name, query, documents, status, run_id: runId } = frame;
+    return { kind: "retrieval", id: `f${frame.seq}`, name, query, documents, status, runId };
+  }
+  if (frame.type === "custom") {
+    // One line for each name of a run: progress that goes on replaces what it said before.
+    const id = `custom-${frame.run_id}-${frame.name}`;
+    return { kind: "custom", id, name: frame.name, data: frame.data, runId: frame.run_id };
+  }
+  return null;
 }
 
 /** What the answers of some entries have cost together. @param {Entry[]} entries */

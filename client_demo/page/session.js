@@ -52,7 +52,7 @@ export class Session extends EventTarget {
     this._try(this.chat.edit(messageId, content));
   }
 
-  /** Answer again what an entry, which was cut off, answers. @param {import("./conversation.js").Entry} entry */
+  /** Answer again what an entry, which was cut off, answers. @param {import("./types.d.ts").Entry} entry */
   again(entry) {
     if (entry.kind === "assistant") {
       this._try(this.chat.regenerate(entry.id));

@@ -30,13 +30,28 @@ export class Sidebar {
     this._deleting = new Map();
     this._search = h("input", { type: "search", placeholder: "Search", "aria-label": "Search threads" });
     this._list = h("ul", { class: "threads" });
-    this._more = h("button", { type: "button", class: "text-button more", text: "Show more", onClick: () => this._showMore() });
+    this._more = h("button", {
+      type: "button",
+      class: "text-button more",
+      text: "Show more",
+      onClick: () => this._showMore(),
+    });
     this._empty = h("p", { class: "hint", text: "No conversations yet." });
-    const begin = h("button", { type: "button", class: "main-button new", onClick: doors.begin }, icon("plus"), "New chat");
+    const begin = h(
+      "button",
+      { type: "button", class: "main-button new", onClick: doors.begin },
+      icon("plus"),
+      "New chat",
+    );
     this.element = h(
       "nav",
       { class: "sidebar", id: "sidebar", "aria-label": "Threads" },
-      h("div", { class: "brand" }, h("img", { src: new URL("icon.svg", import.meta.url).href, alt: "", width: "28", height: "28" }), h("b", { text: "threadwire" })),
+      h(
+        "div",
+        { class: "brand" },
+        h("img", { src: new URL("icon.svg", import.meta.url).href, alt: "", width: "28", height: "28" }),
+        h("b", { text: "threadwire" }),
+      ),
       begin,
       h("label", { class: "search" }, icon("search"), this._search),
       h("div", { class: "threads-scroller", tabindex: "-1" }, this._list, this._empty, this._more),
@@ -84,7 +99,8 @@ export class Sidebar {
     this._more.hidden = this._threads.length <= this._limit;
     this._empty.hidden = shown.length > 0;
     this._empty.textContent = this._search.value.trim() ? "Nothing found." : "No conversations yet.";
-    if (focused) /** @type {HTMLElement | null} */ (this._list.querySelector(`li[data-id="${CSS.escape(focused)}"] a`))?.focus();
+    if (focused)
+      /** @type {HTMLElement | null} */ (this._list.querySelector(`li[data-id="${CSS.escape(focused)}"] a`))?.focus();
   }
 
   /** @param {Thread} thread */
@@ -97,10 +113,19 @@ export class Sidebar {
       "a",
       { href: `#/t/${id}`, "aria-current": id === this._current ? "page" : null },
       h("span", { class: "thread-title", dir: "auto", text: titleOf(thread) }),
-      words ? h("span", { class: "thread-state", "data-state": state, title: words }, h("span", { class: "unseen", text: words })) : "",
+      words
+        ? h(
+            "span",
+            { class: "thread-state", "data-state": state, title: words },
+            h("span", { class: "unseen", text: words }),
+          )
+        : "",
     );
     const row = h("li", { "data-id": id }, link);
-    const menu = iconButton("more", `More about ${titleOf(thread)}`, () => this._openMenu(thread, row, menu), { "aria-haspopup": "menu", "aria-expanded": "false" });
+    const menu = iconButton("more", `More about ${titleOf(thread)}`, () => this._openMenu(thread, row, menu), {
+      "aria-haspopup": "menu",
+      "aria-expanded": "false",
+    });
     row.append(menu);
     link.addEventListener("dblclick", () => this._rename(thread, row));
     link.addEventListener("keydown", (event) => {
@@ -122,7 +147,8 @@ export class Sidebar {
     /** @param {string} text @param {Parameters<typeof icon>[0]} name @param {() => void} act */
     const item = (text, name, act) =>
       h("button", { type: "button", role: "menuitem", onClick: () => (close(), act()) }, icon(name), text);
-    const save = (/** @type {"md" | "json"} */ format) => () => void exportThread(id, format).catch(this._doors.complain);
+    const save = (/** @type {"md" | "json"} */ format) => () =>
+      void exportThread(id, format).catch(this._doors.complain);
     const menu = h(
       "div",
       { class: "menu", role: "menu" },

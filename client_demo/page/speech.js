@@ -2,7 +2,7 @@
  * What a screen reader says of an answer that is being written: whole sentences, as they are finished, and never a token
  * alone. Answers that were there already are not read out.
  *
- * @typedef {import("./conversation.js").Entry} Entry
+ * @typedef {import("./types.d.ts").Entry} Entry
  */
 import { h } from "./dom.js";
 
@@ -46,7 +46,9 @@ export class Speech {
 
   /** The sentences of a text that are surely finished: all but the last. @param {string} text */
   _whole(text) {
-    const parts = this._segmenter ? [...this._segmenter.segment(text)].map(({ segment }) => segment) : text.split(/(?<=[.!?]\s)/);
+    const parts = this._segmenter
+      ? [...this._segmenter.segment(text)].map(({ segment }) => segment)
+      : text.split(/(?<=[.!?]\s)/);
     return parts.slice(0, -1).join("");
   }
 

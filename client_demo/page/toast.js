@@ -19,8 +19,15 @@ export class Toasts {
       clearTimeout(timer);
       toast.remove();
     };
-    const button = action && h("button", { type: "button", class: "text-button", text: action, onClick: () => (away(), act?.()) });
-    const toast = h("div", { class: "toast" }, h("span", { text, dir: "auto" }), button, iconButton("close", "Dismiss", away));
+    const button =
+      action && h("button", { type: "button", class: "text-button", text: action, onClick: () => (away(), act?.()) });
+    const toast = h(
+      "div",
+      { class: "toast" },
+      h("span", { text, dir: "auto" }),
+      button,
+      iconButton("close", "Dismiss", away),
+    );
     this.element.append(toast);
     while (this.element.childElementCount > 4) this.element.firstElementChild?.remove();
     return away;

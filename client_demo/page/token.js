@@ -23,7 +23,12 @@ function ask() {
       h("h2", { text: "Who are you?" }),
       h("p", { text: "This server wants a token. It is kept in this tab until you close it." }),
       box,
-      h("div", { class: "row" }, h("button", { type: "button", class: "plain-button", text: "Cancel", onClick: () => dialog.close() }), h("button", { class: "main-button", value: "give", text: "Connect" })),
+      h(
+        "div",
+        { class: "row" },
+        h("button", { type: "button", class: "plain-button", text: "Cancel", onClick: () => dialog.close() }),
+        h("button", { class: "main-button", value: "give", text: "Connect" }),
+      ),
     ),
   );
   document.body.append(dialog);

@@ -2,7 +2,7 @@
 import { h, icon, iconButton } from "./dom.js";
 
 /**
- * @param {import("./conversation.js").UserEntry} entry
+ * @param {import("./types.d.ts").UserEntry} entry
  * @param {import("./session.js").Session} session
  * @returns {import("./entries.js").Drawn}
  */
@@ -10,7 +10,12 @@ export function drawUser(entry, session) {
   const bubble = h("div", { class: "bubble" });
   const note = h("div", { class: "note" });
   const edit = iconButton("pencil", "Edit", () => openEditor());
-  const element = h("article", { class: "entry user", "aria-label": "You" }, bubble, h("div", { class: "user-tools" }, note, edit));
+  const element = h(
+    "article",
+    { class: "entry user", "aria-label": "You" },
+    bubble,
+    h("div", { class: "user-tools" }, note, edit),
+  );
   const show = () => bubble.replaceChildren(...parts(entry.content));
   const openEditor = () => {
     const done = () => {
@@ -32,7 +37,7 @@ export function drawUser(entry, session) {
   return { element, update };
 }
 
-/** @param {import("./conversation.js").UserEntry} entry @param {import("./session.js").Session} session */
+/** @param {import("./types.d.ts").UserEntry} entry @param {import("./session.js").Session} session */
 function notes(entry, session) {
   if (entry.status === "sent") return [];
   if (entry.status === "refused") {
@@ -43,7 +48,12 @@ function notes(entry, session) {
     return [
       h("span", { class: "problem", text: entry.note || "Not sent" }),
       h("button", { type: "button", class: "text-button", text: "Send again", onClick: resend }),
-      h("button", { type: "button", class: "text-button", text: "Discard", onClick: () => session.conversation.forget(entry.id) }),
+      h("button", {
+        type: "button",
+        class: "text-button",
+        text: "Discard",
+        onClick: () => session.conversation.forget(entry.id),
+      }),
     ];
   }
   const text = entry.status === "queued" ? "Next in line" : "Waiting to be sent";
@@ -51,7 +61,9 @@ function notes(entry, session) {
   const remove = () => void session.stop(runId ?? undefined);
   return [
     h("span", { class: "pending" }, h("span", { class: "dot" }), text),
-    entry.status === "queued" && runId !== null ? h("button", { type: "button", class: "text-button", text: "Remove", onClick: remove }) : "",
+    entry.status === "queued" && runId !== null
+      ? h("button", { type: "button", class: "text-button", text: "Remove", onClick: remove })
+      : "",
   ];
 }
 
@@ -61,18 +73,23 @@ function parts(content) {
   return content.map((block) => {
     if (block.type === "text") return h("p", { dir: "auto", text: block.text ?? "" });
     if (block.type === "image" && block.base64 && /^image\/(png|jpeg|webp|gif)$/.test(block.mime_type ?? "")) {
-      return h("img", { src: `data:${block.mime_type};base64,${block.base64}`, alt: "Picture you sent", class: "picture" });
+      return h("img", {
+        src: `data:${block.mime_type};base64,${block.base64}`,
+        alt: "Picture you sent",
+        class: "picture",
+      });
     }
     const name = typeof block.title === "string" ? block.title : (block.mime_type ?? block.type);
     return h("span", { class: "file" }, icon("file"), h("span", { text: name }));
   });
 }
 
-/** @param {import("./conversation.js").UserEntry} entry @param {import("./session.js").Session} session @param {() => void} done */
+/** @param {import("./types.d.ts").UserEntry} entry @param {import("./session.js").Session} session @param {() => void} done */
 function editor(entry, session, done) {
   const { content } = entry;
   const others = typeof content === "string" ? [] : content.filter((block) => block.type !== "text");
-  const old = typeof content === "string" ? content : content.map((block) => (block.type === "text" ? block.text : "")).join("");
+  const old =
+    typeof content === "string" ? content : content.map((block) => (block.type === "text" ? block.text : "")).join("");
   const box = h("textarea", { "aria-label": "Edit your message", rows: "3", dir: "auto" });
   box.value = old;
   const save = () => {
@@ -96,6 +113,11 @@ function editor(entry, session, done) {
     { class: "editor" },
     box,
     h("p", { class: "hint", text: "What was said after it will be dropped." }),
-    h("div", { class: "row" }, h("button", { type: "button", class: "plain-button", text: "Cancel", onClick: done }), h("button", { type: "button", class: "main-button", text: "Save and answer", onClick: save })),
+    h(
+      "div",
+      { class: "row" },
+      h("button", { type: "button", class: "plain-button", text: "Cancel", onClick: done }),
+      h("button", { type: "button", class: "main-button", text: "Save and answer", onClick: save }),
+    ),
   );
 }

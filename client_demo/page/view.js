@@ -4,7 +4,7 @@
  * It follows the newest words while its reader is at the end, and stays where the reader is otherwise; older messages are
  * read in as the reader comes near them.
  *
- * @typedef {import("./conversation.js").Entry} Entry
+ * @typedef {import("./types.d.ts").Entry} Entry
  * @typedef {import("./session.js").Session} Session
  * @typedef {import("./entries.js").Drawn} Drawn
  */
@@ -24,8 +24,16 @@ export class View {
     this._list = h("div", { class: "entries", role: "log", "aria-live": "off", "aria-label": "Conversation" });
     this._greeting = h("div", { class: "greeting" }, greeting);
     this._working = h("div", { class: "working", "aria-hidden": "true" }, h("span"), h("span"), h("span"));
-    this._scroller = h("div", { class: "scroller", tabindex: "0", "aria-label": "Messages", role: "region" }, this._greeting, this._list, this._working);
-    this._toEnd = iconButton("down", "To the newest message", () => this.scrollToEnd(), { class: "icon-button to-end" });
+    this._scroller = h(
+      "div",
+      { class: "scroller", tabindex: "0", "aria-label": "Messages", role: "region" },
+      this._greeting,
+      this._list,
+      this._working,
+    );
+    this._toEnd = iconButton("down", "To the newest message", () => this.scrollToEnd(), {
+      class: "icon-button to-end",
+    });
     this._speech = new Speech();
     this.element = h("div", { class: "conversation" }, this._scroller, this._toEnd, this._speech.element);
     /** @type {Session | null} */

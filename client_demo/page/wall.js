@@ -10,7 +10,16 @@ import { RateChart } from "./chart.js";
 const MAX = 200;
 /** What is asked of a simulated model, and of a real one. */
 const SCRIPTED = "/tokens 400\n/tokens-per-second 40";
-const ASKED = ["the sea at night", "a train through snow", "an old clock", "bread", "the first light bulb", "a lighthouse", "rain on tin", "moss"];
+const ASKED = [
+  "the sea at night",
+  "a train through snow",
+  "an old clock",
+  "bread",
+  "the first light bulb",
+  "a lighthouse",
+  "rain on tin",
+  "moss",
+];
 
 /** Tokens of one model that wait for a slow reader come in one frame; a word is about one. @param {string} text */
 const tokensIn = (text) => Math.max(1, text.match(/\S+/g)?.length ?? 0);
@@ -88,11 +97,27 @@ export function startWall(wanted) {
   const count = Math.min(MAX, Math.max(1, Math.floor(wanted) || 24));
   let total = 0;
   const tiles = Array.from({ length: count }, (_, number) => new Tile(number, (tokens) => (total += tokens)));
-  const figures = { streaming: figure("streaming"), rate: figure("tokens / s"), first: figure("first word, median"), worst: figure("slowest first word"), total: figure("tokens") };
+  const figures = {
+    streaming: figure("streaming"),
+    rate: figure("tokens / s"),
+    first: figure("first word, median"),
+    worst: figure("slowest first word"),
+    total: figure("tokens"),
+  };
   const chart = new RateChart();
   const again = h("button", { type: "button", class: "main-button", text: "Again", onClick: () => runAll() });
-  const clear = h("button", { type: "button", class: "plain-button", text: "Delete these threads", onClick: () => void clearUp() });
-  const stop = h("button", { type: "button", class: "plain-button", text: "Stop", onClick: () => tiles.forEach((tile) => tile.running && void tile.chat.cancel().catch(() => undefined)) });
+  const clear = h("button", {
+    type: "button",
+    class: "plain-button",
+    text: "Delete these threads",
+    onClick: () => void clearUp(),
+  });
+  const stop = h("button", {
+    type: "button",
+    class: "plain-button",
+    text: "Stop",
+    onClick: () => tiles.forEach((tile) => tile.running && void tile.chat.cancel().catch(() => undefined)),
+  });
   document.body.classList.add("wall-page");
   document.body.append(
     h(
@@ -101,10 +126,27 @@ export function startWall(wanted) {
       h(
         "header",
         { class: "wall-head" },
-        h("div", {}, h("h1", { text: `${count} sessions at once` }), h("p", { class: "hint", text: "Each a thread and a connection of its own, on one server process." })),
-        h("div", { class: "row" }, again, stop, clear, h("a", { class: "plain-button", href: "./", text: "Back to the chat" })),
+        h(
+          "div",
+          {},
+          h("h1", { text: `${count} sessions at once` }),
+          h("p", { class: "hint", text: "Each a thread and a connection of its own, on one server process." }),
+        ),
+        h(
+          "div",
+          { class: "row" },
+          again,
+          stop,
+          clear,
+          h("a", { class: "plain-button", href: "./", text: "Back to the chat" }),
+        ),
       ),
-      h("section", { class: "figures", "aria-label": "Figures" }, ...Object.values(figures).map(({ element }) => element), chart.element),
+      h(
+        "section",
+        { class: "figures", "aria-label": "Figures" },
+        ...Object.values(figures).map(({ element }) => element),
+        chart.element,
+      ),
       h("section", { class: "tiles", "aria-label": "Sessions" }, ...tiles.map(({ element }) => element)),
     ),
   );
@@ -119,7 +161,10 @@ export function startWall(wanted) {
   setInterval(() => {
     chart.add(total - shown);
     shown = total;
-    const first = tiles.map((tile) => tile.firstTokenMs).filter(Number.isFinite).sort((a, b) => a - b);
+    const first = tiles
+      .map((tile) => tile.firstTokenMs)
+      .filter(Number.isFinite)
+      .sort((a, b) => a - b);
     figures.streaming.set(String(tiles.filter((tile) => tile.running).length));
     figures.rate.set(Math.round(chart.rate).toLocaleString());
     figures.first.set(first.length ? `${Math.round(first[first.length >> 1])} ms` : "–");
@@ -137,5 +182,8 @@ export function startWall(wanted) {
 /** @param {string} label */
 function figure(label) {
   const value = h("b", { text: "–" });
-  return { element: h("div", { class: "figure" }, value, h("span", { text: label })), set: (/** @type {string} */ text) => (value.textContent = text) };
+  return {
+    element: h("div", { class: "figure" }, value, h("span", { text: label })),
+    set: (/** @type {string} */ text) => (value.textContent = text),
+  };
 }

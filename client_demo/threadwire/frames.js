@@ -66,7 +66,12 @@ const content = (value) => (typeof value === "string" ? null : blocks(value));
 const error = fields({ code: string, message: string });
 const interrupts = list(fields({ id: string, value: any, node: nullable(string) }));
 const run = nullable(fields({ run_id: string, status: oneOf("running", "cancelling", "interrupted") }));
-const usage = fields({ input_tokens: integer, output_tokens: integer, total_tokens: integer, details: optional(object) });
+const usage = fields({
+  input_tokens: integer,
+  output_tokens: integer,
+  total_tokens: integer,
+  details: optional(object),
+});
 const message = fields({
   id: string,
   role: oneOf("user", "assistant", "tool", "system"),

@@ -111,7 +111,8 @@ export class Turn {
 
   /** @param {Message[]} messages */
   _replace(messages) {
-    for (const message of messages) if (message.role === "assistant") this._said.set(message.id, plain(message.content));
+    for (const message of messages)
+      if (message.role === "assistant") this._said.set(message.id, plain(message.content));
   }
 }
 

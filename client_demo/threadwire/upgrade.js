@@ -55,7 +55,8 @@ export function filterQuery(filters) {
   const query = {};
   for (const [name, value] of Object.entries(filters)) {
     if (value === true) query[name] = "true";
-    else if (Array.isArray(value) && value.length > 0) query[name] = value.filter((each) => !each.includes(",")).join(",");
+    else if (Array.isArray(value) && value.length > 0)
+      query[name] = value.filter((each) => !each.includes(",")).join(",");
   }
   return query;
 }

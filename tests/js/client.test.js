@@ -26,7 +26,10 @@ test("a turn: its frames in their order, its text, its end", async () => {
   assert.match(await turn.text(), /You said: hello/);
   assert.equal((await turn.ack).run_id, turn.runId);
   assert.equal((await turn.finished).status, "completed");
-  assert.deepEqual((await chat.history()).messages.map((message) => message.role), ["user", "assistant"]);
+  assert.deepEqual(
+    (await chat.history()).messages.map((message) => message.role),
+    ["user", "assistant"],
+  );
   chat.close();
 });
 
@@ -55,7 +58,10 @@ test("two clients of one thread see the same", async () => {
 
 test("a message is refused with the server's own words, and the chat lives", async () => {
   const { chat } = chatWith({ url: server.url, threadId: "refused" });
-  await assert.rejects(chat.send("").ack, (error) => error instanceof CommandFailed && error.code === "invalid_argument");
+  await assert.rejects(
+    chat.send("").ack,
+    (error) => error instanceof CommandFailed && error.code === "invalid_argument",
+  );
   await assert.rejects(chat.cancel(), (error) => error instanceof CommandFailed && error.code === "no_active_run");
   await assert.rejects(chat.send("/error").text(), TurnFailed);
   assert.match(await chat.send("still there?").text(), /still there/);
@@ -87,7 +93,10 @@ test("a broken connection is taken up again where it was: nothing is missing, no
   assert.equal(text, (await thread("resume")).messages.at(-1).content);
   assert.ok(lines.filter((line) => line.state === "reconnecting").length >= 3);
   const numbers = frames.flatMap((frame) => ("seq" in frame && frame.type !== "ready" ? [Number(frame.seq)] : []));
-  assert.deepEqual(numbers, [...new Set(numbers)].sort((a, b) => a - b));
+  assert.deepEqual(
+    numbers,
+    [...new Set(numbers)].sort((a, b) => a - b),
+  );
   chat.close();
   await proxy.close();
 });

@@ -85,7 +85,14 @@ test("every command of the protocol can be said, with each of its fields", async
       if (["send", "respond", "edit", "regenerate"].includes(type)) assert.match(run_id, /^[0-9a-f-]{36}$/);
       if (type === "send") assert.ok(message_id);
       const own = type === "respond" || type === "edit" || type === "regenerate";
-      assert.deepEqual({ ...rest, ...("run_id" in wanted && { run_id: own ? wanted.run_id : run_id }), ...("message_id" in wanted && { message_id }) }, wanted);
+      assert.deepEqual(
+        {
+          ...rest,
+          ...("run_id" in wanted && { run_id: own ? wanted.run_id : run_id }),
+          ...("message_id" in wanted && { message_id }),
+        },
+        wanted,
+      );
     }
   }
   chat.close();
