@@ -53,6 +53,9 @@ const CLEAN = {
   ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i,
 };
 
+/** What stands for itself wherever in a line it is. (`www` begins a link.) */
+const PLAIN = /^(?!.*www)[\p{L}\p{N} ,;.!?'’“”—–]*$/iu;
+
 /** One text, in one element. */
 export class Markdown {
   /** @param {HTMLElement} host */
@@ -69,6 +72,7 @@ export class Markdown {
   /** Show the text as far as it is there. @param {string} text @param {boolean} done whether that is all of it */
   update(text, done) {
     text = text.replace(/\r\n?/g, "\n");
+    if (!done && this._append(text)) return;
     if (marked === null) {
       this._host.classList.add("plain");
       this._tail.textContent = text;
@@ -82,6 +86,28 @@ export class Markdown {
     const settled = done ? tokens.length : Math.max(0, tokens.length - 2);
     if (settled > 0) this._settle(tokens.slice(0, settled));
     this._renderTail(tokens.slice(settled));
+  }
+
+  /**
+   * Most of what comes is a few plain words at the end of a paragraph: put into its text as they are, they cost nothing,
+   * however long it is. Returns false where they could mean something to Markdown.
+   *
+   * @param {string} text
+   */
+  _append(text) {
+    const old = this._text;
+    const piece = text.slice(old.length);
+    if (old === "" || !text.startsWith(old) || !PLAIN.test(piece)) return false;
+    /** @type {Node} */
+    let last = this._tail;
+    while (last.lastChild !== null) last = last.lastChild;
+    if (!(last instanceof Text) || !/^(P|LI|H[1-6])$/.test(last.parentElement?.tagName ?? "")) return false;
+    // Markdown does not keep the space at the end of a paragraph.
+    const space = /\s*$/.exec(old)?.[0] ?? "";
+    if (space.includes("\n")) return false;
+    last.appendData((/\s$/.test(last.data) ? "" : space) + piece);
+    this._text = text;
+    return true;
   }
 
   _restart() {

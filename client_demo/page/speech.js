@@ -6,7 +6,7 @@
  */
 import { h } from "./dom.js";
 
-/** Sentences are handed over at most this often, so that they are not cut off by the next. */
+/** Looked for, and handed over, at most this often: a voice must not be cut off, nor the page kept busy. */
 const PAUSE_MS = 1000;
 
 export class Speech {
@@ -14,34 +14,45 @@ export class Speech {
     this.element = h("div", { class: "unseen", "aria-live": "polite", "aria-atomic": "false", id: "speech" });
     /** How much of each answer has been said. @type {Map<string, number>} */
     this._said = new Map();
-    this._waiting = "";
+    /** @type {Entry[]} */
+    this._entries = [];
     this._timer = 0;
     this._segmenter = "Segmenter" in Intl ? new Intl.Segmenter(undefined, { granularity: "sentence" }) : null;
   }
 
   /** What is there now needs no saying. @param {Entry[]} entries */
   startAfter(entries) {
-    this._waiting = "";
+    this._entries = entries;
     this._said = new Map(entries.map((entry) => [entry.id, entry.kind === "assistant" ? entry.text.length : Infinity]));
   }
 
-  /** Look for sentences that are new. @param {Entry[]} entries */
+  /** Something may be new among them. @param {Entry[]} entries */
   listen(entries) {
-    for (const entry of entries.slice(-20)) {
+    this._entries = entries;
+    this._timer ||= window.setTimeout(() => {
+      this._timer = 0;
+      this._look();
+    }, PAUSE_MS);
+  }
+
+  _look() {
+    let text = "";
+    for (const entry of this._entries.slice(-20)) {
       const said = this._said.get(entry.id) ?? 0;
       if (entry.kind === "assistant" && entry.text.length > said) {
-        const text = entry.text.slice(said);
-        const whole = entry.status === "running" ? this._whole(text) : text;
+        const rest = entry.text.slice(said);
+        const whole = entry.status === "running" ? this._whole(rest) : rest;
         this._said.set(entry.id, said + whole.length);
-        this._say(whole);
+        text += whole;
       } else if (entry.kind === "interrupt" && said === 0) {
         this._said.set(entry.id, 1);
-        this._say("Your answer is needed. ");
+        text += "Your answer is needed. ";
       } else if (entry.kind === "end" && said === 0) {
         this._said.set(entry.id, 1);
-        this._say(`${entry.text}. `);
+        text += `${entry.text}. `;
       }
     }
+    this._say(text);
   }
 
   /** The sentences of a text that are surely finished: all but the last. @param {string} text */
@@ -55,13 +66,8 @@ export class Speech {
   /** @param {string} text */
   _say(text) {
     if (text.trim() === "") return;
-    this._waiting += text;
-    this._timer ||= window.setTimeout(() => {
-      this._timer = 0;
-      // The last ones stay a while: what has just been put in may not have been read.
-      while (this.element.childElementCount > 4) this.element.firstElementChild?.remove();
-      this.element.append(h("p", { text: this._waiting }));
-      this._waiting = "";
-    }, PAUSE_MS);
+    // The last ones stay a while: what has just been put in may not have been read.
+    while (this.element.childElementCount > 4) this.element.firstElementChild?.remove();
+    this.element.append(h("p", { text }));
   }
 }
