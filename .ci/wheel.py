@@ -13,9 +13,9 @@ from pathlib import Path
 
 from threadwire.client import connect
 
-
-#: The page, the library, and what is there only if npm was when the wheel was built.
-PAGE = ("/", "/client/threadwire.js", "/client/threadwire.d.ts", "/client/vendor/marked.js", "/client/vendor/dompurify.js")
+PAGE = ["/", "/client/threadwire.js", "/client/threadwire.d.ts"]
+# There only if npm was when the wheel was built.
+PAGE += [f"/client/vendor/{path.name}" for path in Path("client_demo/vendor").glob("*.js")]
 
 
 async def talk(url: str) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+
+from harness import DEADLINE
 
 FLAGS = (
     "--no-sandbox",
@@ -31,16 +35,35 @@ def find_browser() -> str | None:
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+@pytest.fixture(scope="session")
+def devtools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One browser for all tests, by the address of its DevTools: to start it takes longer than most tests do."""
     path = find_browser()
     if path is None:
         if os.environ.get("CI"):
             pytest.fail(HOW)
         pytest.skip(HOW)
+    folder = tmp_path_factory.mktemp("chromium")
+    own = ("--headless", "--remote-debugging-port=0", f"--user-data-dir={folder / 'profile'}")
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([path, *FLAGS, *own], stdout=log, stderr=log)
+    try:
+        end = time.monotonic() + DEADLINE
+        while not (found := re.search(r"DevTools listening on (ws://\S+)", (folder / "log").read_text())):
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < end, "the browser does not say where it listens"
+            time.sleep(0.02)
+        yield found[1]
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+async def browser(devtools: str) -> AsyncIterator[Browser]:
+    """The browser, for the loop of one test."""
     async with async_playwright() as playwright:
-        # Chromium's own profile is a new temporary folder of Playwright's.
-        browser = await playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        browser = await playwright.chromium.connect_over_cdp(devtools)
         yield browser
         await browser.close()
 
@@ -68,9 +91,3 @@ async def open_page(browser: Browser) -> AsyncIterator[Open]:
     for context in contexts:
         await context.close()
     assert faults == []
-
-
-@pytest.fixture
-def artifacts(tmp_path: Path) -> Path:
-    """Where a test may leave pictures of what it saw."""
-    return Path(os.environ.get("ARTIFACTS", tmp_path))
