@@ -312,6 +312,8 @@ export interface Turn {
   /** The server has it: no crash loses it from now on. */
   readonly acknowledged: boolean;
   readonly over: boolean;
+  /** What the graph waits for, where the turn ended as `interrupted`; `chat.respond` answers it. */
+  readonly interrupts: readonly Interrupt[];
   readonly ack: Promise<AckFrame>;
   readonly finished: Promise<RunFinishedFrame>;
   text(): Promise<string>;

@@ -235,7 +235,7 @@ class Page {
 
   /** @param {KeyboardEvent} event */
   _onKeydown(event) {
-    if (event.defaultPrevented) return;
+    if (event.defaultPrevented || event.isComposing) return;
     if (event.key === "Escape") {
       if (document.body.classList.contains("with-sidebar")) this._showSidebar(false);
       else if (this._session.conversation.run !== null) void this._session.stop();

@@ -27,6 +27,8 @@ export class Turn {
     this.messageId = messageId;
     this.over = false;
     this.acknowledged = false;
+    /** What the graph waits for, where the turn ended as `interrupted`. @type {import("../threadwire.d.ts").Interrupt[]} */
+    this.interrupts = [];
     this._cancel = cancel;
     this._frames = new Queue();
     /** What the assistant has said, by message. @type {Map<string, string>} */
@@ -76,6 +78,8 @@ export class Turn {
       this._replace([frame.message]);
     } else if (frame.type === "messages_removed") {
       for (const id of frame.message_ids) this._said.delete(id);
+    } else if (frame.type === "interrupt") {
+      this.interrupts = frame.interrupts;
     } else if (frame.type === "run_finished") {
       if (frame.messages != null) {
         this._said.clear();

@@ -43,6 +43,16 @@ test("what is exported is declared, and the other way round", () => {
   assert.deepEqual(Object.keys(threadwire).sort(), declared.sort());
 });
 
+test("each option and each member of a chat and a turn is in the docs", async () => {
+  const docs = await readFile(new URL("../../docs/javascript-client.md", import.meta.url), "utf8");
+  for (const name of ["ConnectOptions", "SendOptions", "Turn", "Chat"]) {
+    const body = new RegExp(`export interface ${name} [^{]*\\{(.*?)\\n\\}`, "s").exec(written)?.[1] ?? "";
+    const members = [...body.matchAll(/^ {2}(?:readonly )?(\w+)[?(:]/gm)].map((found) => found[1]);
+    assert.ok(members.length > 3, name);
+    for (const member of members) assert.match(docs, new RegExp(`\\b${member}\\b`), `${name}.${member}`);
+  }
+});
+
 /** How each command is said with a chat. @type {Record<string, (chat: threadwire.Chat, c: any) => unknown>} */
 const SAY = {
   send: (chat, c) =>
