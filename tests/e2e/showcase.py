@@ -6,6 +6,7 @@ The scripted one is for pictures and for what needs all kinds of frames: reasoni
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,7 +15,9 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
 from langgraph.types import interrupt
 
 
@@ -166,10 +169,28 @@ SCRIPT: dict[str, list[dict[str, Any]]] = {
         {"text": "Done: 89.00 € will be in your account within three days."},
     ],
 }
-RESULTS = {
-    "current_time": "Thursday, 2026-11-26T21:14:08+09:00 (JST)",
-    "weather": '{"now": "clear", "celsius": 17, "rain_mm": [0, 0, 0, 0, 0, 0]}',
-}
+
+
+@tool
+async def current_time(zone: str) -> str:
+    """Tell the time."""
+    await asyncio.sleep(0.08)
+    return f"Thursday, 2026-11-26T21:14:08+09:00 (JST), {zone}"
+
+
+@tool
+async def weather(city: str, hours: int) -> str:
+    """Tell the weather."""
+    await asyncio.sleep(0.6)
+    return json.dumps({"city": city, "now": "clear", "celsius": 17, "rain_mm": [0] * hours})
+
+
+@tool
+async def refund(order: str, amount: float) -> str:
+    """Pay back a customer's order."""
+    request = {"name": "refund", "args": {"order": order, "amount": amount}, "description": refund.description}
+    interrupt({"action_requests": [request]})
+    return "done"
 
 
 async def _model(state: MessagesState) -> dict[str, Any]:
@@ -181,23 +202,13 @@ async def _model(state: MessagesState) -> dict[str, Any]:
     return {"messages": [await Scripted(**step, pause=0.02).ainvoke(messages)]}
 
 
-async def _tools(state: MessagesState) -> dict[str, Any]:
-    answer: Any = state["messages"][-1]
-    results = []
-    for call in answer.tool_calls:
-        if call["name"] == "refund":
-            request = {"name": "refund", "args": call["args"], "description": "Pay back a customer's order."}
-            interrupt({"action_requests": [request]})
-        results.append(ToolMessage(RESULTS.get(call["name"], "done"), tool_call_id=call["id"], name=call["name"]))
-    return {"messages": results}
-
-
 def _next(state: MessagesState) -> str:
     answer: Any = state["messages"][-1]
     return "tools" if answer.tool_calls else "__end__"
 
 
-scripted = StateGraph(MessagesState).add_node("model", _model).add_node("tools", _tools)
+scripted = StateGraph(MessagesState).add_node("model", _model)
+scripted.add_node("tools", ToolNode([current_time, weather, refund]))
 scripted.add_edge(START, "model")
 scripted.add_conditional_edges("model", _next, ["tools", "__end__"])
 scripted.add_edge("tools", "model")

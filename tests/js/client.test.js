@@ -309,6 +309,38 @@ test("without a socket class the chat says what is missing, and can be bounded i
   once.close();
 });
 
+test("what a graph waits for is in its turn, and is answered with respond", async () => {
+  const script = await Script.start((socket) => {
+    let seq = 0;
+    /** @param {object} frame */
+    const send = (frame) => socket.send(JSON.stringify({ seq: ++seq, ...frame }));
+    const end = { type: "run_finished", error: null, usage: null, duration_ms: 1 };
+    socket.on("message", (data) => {
+      const { id, type, run_id, responses } = JSON.parse(String(data));
+      socket.send(JSON.stringify({ type: "ack", id, run_id }));
+      send({ type: "run_started", run_id, trigger: type });
+      if (type === "respond") {
+        send({ type: "token", run_id, message_id: "a1", node: null, content: `you said ${responses.i1}` });
+        send({ ...end, run_id, status: "completed", reason: null });
+      } else {
+        send({ type: "interrupt", run_id, interrupts: [{ id: "i1", value: "May I?", node: "ask" }] });
+        send({ ...end, run_id, status: "interrupted", reason: "interrupt" });
+      }
+    });
+    socket.send(ready());
+  });
+  const { chat } = chatWith({ url: script.url });
+  const turn = chat.send("hello");
+  assert.equal((await turn.finished).status, "interrupted");
+  assert.deepEqual(
+    turn.interrupts.map(({ value }) => value),
+    ["May I?"],
+  );
+  assert.equal(await chat.respond({ [turn.interrupts[0].id]: "yes" }).text(), "you said yes");
+  chat.close();
+  await script.close();
+});
+
 test("a frame that cannot be read ends the chat", async () => {
   const script = await Script.start((socket) => socket.send('{"type": "ready"}'));
   const { chat, lines } = chatWith({ url: script.url });
