@@ -45,11 +45,15 @@ export class View {
     this._scheduled = false;
     this._following = true;
     this._lastTop = 0;
+    /** @type {Element | null} */
+    this._anchor = null;
+    this._anchorY = 0;
     this._scroller.addEventListener("scroll", () => this._onScroll(), { passive: true });
     // The first turn of a wheel is smaller than what counts as near: the wish counts, not how far it got.
     this._scroller.addEventListener("wheel", (event) => event.deltaY < 0 && this._leaveEnd(), { passive: true });
     // A picture that loads, a fold that opens, a window that narrows.
-    const observer = new ResizeObserver(() => this._follow());
+    // Also what is above the reader, which is only measured once it comes near.
+    const observer = new ResizeObserver(() => this._keepPlace());
     observer.observe(this._list);
     observer.observe(this._scroller);
   }
@@ -98,14 +102,11 @@ export class View {
 
   /** Put older entries in front; what is read stays where it is. @param {Entry[]} entries */
   _prepend(entries) {
-    const first = this._list.firstElementChild;
-    const before = first?.getBoundingClientRect().top ?? 0;
+    this._setAnchor();
     const rows = document.createDocumentFragment();
     for (const entry of entries) rows.append(this._make(entry));
     this._list.prepend(rows);
-    // Where the browser keeps it by itself (scroll anchoring), nothing has moved.
-    const moved = (first?.getBoundingClientRect().top ?? 0) - before;
-    if (moved !== 0) this._scroller.scrollTop += moved;
+    this._keepPlace();
   }
 
   /** @param {Entry} entry */
@@ -153,6 +154,31 @@ export class View {
     this._toEnd.hidden = this._following;
   }
 
+  /** Note the entry at the top of what is seen, and where in all of it that is. */
+  _setAnchor() {
+    const { left, top, width } = this._scroller.getBoundingClientRect();
+    const seen =
+      document.elementFromPoint(left + width / 2, top + 30)?.closest(".entry") ?? this._list.firstElementChild;
+    this._anchor = seen;
+    this._anchorY = seen === null ? 0 : this._yOf(seen);
+  }
+
+  /** @param {Element} element */
+  _yOf(element) {
+    return element.getBoundingClientRect().top + this._scroller.scrollTop;
+  }
+
+  /** Something has another size: stay at the end, or at the entry that is read (browsers do that alike, or not at all). */
+  _keepPlace() {
+    if (this._following || this._anchor === null || !this._anchor.isConnected) {
+      this._follow();
+      return;
+    }
+    const y = this._yOf(this._anchor);
+    if (Math.abs(y - this._anchorY) >= 0.5) this._scroller.scrollTop += y - this._anchorY;
+    this._anchorY = y;
+  }
+
   _leaveEnd() {
     this._following = this._scroller.scrollHeight <= this._scroller.clientHeight;
   }
@@ -164,6 +190,7 @@ export class View {
     else if (scrollTop < this._lastTop) this._following = false;
     else if (gap < NEAR_END) this._following = true;
     this._lastTop = scrollTop;
+    if (!this._following) this._setAnchor();
     this._toEnd.hidden = this._following;
     if (scrollTop < NEAR_BEGINNING && !this._following) void this._session?.older();
   }

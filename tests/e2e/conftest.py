@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -46,7 +47,8 @@ def devtools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("chromium")
     own = ("--headless", "--remote-debugging-port=0", f"--user-data-dir={folder / 'profile'}")
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([path, *FLAGS, *own], stdout=log, stderr=log)
+        # In a group of its own: what Debian calls the browser is a script that starts it.
+        process = subprocess.Popen([path, *FLAGS, *own], stdout=log, stderr=log, start_new_session=True)
     try:
         end = time.monotonic() + DEADLINE
         while not (found := re.search(r"DevTools listening on (ws://\S+)", (folder / "log").read_text())):
@@ -55,7 +57,7 @@ def devtools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             time.sleep(0.02)
         yield found[1]
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
