@@ -34,7 +34,7 @@ async def test_in_node(name: str) -> None:
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        async with asyncio.timeout(180):
+        async with asyncio.timeout(300):
             output, _ = await process.communicate()
     finally:
         if process.returncode is None:
