@@ -261,7 +261,8 @@ class Chat extends Audience {
     this._position.openGap(gap);
     this._turns.openGap(gap, this._justAttached);
     for (const turn of this._turns.open()) turn.take(gap);
-    this._recovery.start(Math.max(this.ready?.seq ?? 0, gap.earliest - 1));
+    // On attaching, `earliest` may lie far ahead of all there is: numbers are reserved in blocks.
+    this._recovery.start(this._justAttached ? (this.ready?.seq ?? 0) : gap.earliest - 1);
   }
 
   /** @param {import("./threadwire.d.ts").Answer | import("./threadwire.d.ts").ErrorFrame} frame */

@@ -278,7 +278,8 @@ class Chat:
         self._turns.open_gap(gap, at_attach=self._just_attached)
         for turn in self._turns.open():
             turn.take(gap)
-        self._recovery.start(max(self.ready.seq, gap.earliest - 1))
+        # On attaching, ``earliest`` may lie far ahead of all there is: numbers are reserved in blocks.
+        self._recovery.start(self.ready.seq if self._just_attached else gap.earliest - 1)
 
     def _on_answer(self, frame: AckFrame | ErrorFrame | HistoryFrame | PongFrame) -> None:
         self._commands.take(frame)
