@@ -169,10 +169,8 @@ export class Conversation {
   _onMessage(message) {
     if (message.role === "user") {
       const known = this._byId.get(message.id);
-      if (known !== undefined) {
-        // Its turn has come: it stands after all that was said, before what still waits.
-        this._remove(known);
-      }
+      // Its turn has come: it stands after all that was said, before what still waits.
+      if (known !== undefined) this._remove(known);
       this._add({ kind: "user", id: message.id, content: message.content, status: "sent", runId: this.run, note: "" });
       return;
     }
@@ -256,7 +254,7 @@ export class Conversation {
   /** Add an entry, or lay it over the one of its id. @param {Entry} entry */
   _put(entry) {
     const known = this._byId.get(entry.id);
-    if (known !== undefined && known.kind === entry.kind) this._set(known, entry);
+    if (known?.kind === entry.kind) this._set(known, entry);
     else this._add(entry);
   }
 
