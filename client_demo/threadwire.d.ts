@@ -117,6 +117,11 @@ export interface EventFrame {
   event?: Record<string, unknown> | null;
   dropped?: number | null;
 }
+/** LangChain's log of a run, as JSON patches; only over HTTP. */
+export interface RunLogFrame {
+  type: "log";
+  ops: Record<string, unknown>[];
+}
 export interface MessageFrame {
   type: "message";
   seq: number;
@@ -230,6 +235,7 @@ export type Frame =
   | BatchResultFrame
   | GoawayFrame
   | EventFrame
+  | RunLogFrame
   | MessageFrame
   | MessagesRemovedFrame
   | RunQueuedFrame

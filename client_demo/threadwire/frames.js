@@ -115,6 +115,7 @@ const OWN = {
   batch_result: { run_id: string, index: integer, message: optional(message), error: optional(error) },
   goaway: { reason: string, reconnect_after_seconds: number },
   event: { run_id: optional(string), event: optional(object), dropped: optional(integer) },
+  log: { ops: list(object) },
 };
 
 /** Frames of the thread, which have a `seq`. @type {Record<string, Record<string, Check>>} */
