@@ -10,7 +10,8 @@ async def test_a_turn_streams_and_is_kept(serve: Serve) -> None:
     """A send is acknowledged, streamed token by token, finished, and there on the next visit."""
     served = await serve()
     socket = await served.attach("t1")
-    frames = await socket.turn("hello")
+    # At a speed at which they do not come in one burst, which would be one frame.
+    frames = await socket.turn("/tokens 40\n/tokens-per-second 100")
     kinds = [frame["type"] for frame in frames]
     assert kinds[:3] == ["ack", "run_started", "message"]
     assert kinds[-2:] == ["usage", "run_finished"]
