@@ -84,7 +84,7 @@ class ServerProcess:
             found = _URL.search(self.stdout + self.stderr)
             return found[0] if found else None
 
-        self.url = await eventually(where, "the server says where it serves")
+        self.url = await eventually(where, "the server says where it serves", 2 * DEADLINE)
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None
