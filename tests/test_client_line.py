@@ -125,7 +125,11 @@ async def talk(serve: Serve, seed: int, *, threads: int, turns: int, to_the_end:
     """Conversations beside each other, each over a bad line of its own; how many faults of each kind there were."""
     print(f"TORTURE_SEED={seed}")
     # A client that comes back is no client that has left, however its line broke.
-    served = await serve(server={"heartbeat_seconds": HEARTBEAT}, runs={"disconnect_grace_seconds": 60})
+    served = await serve(
+        server={"heartbeat_seconds": HEARTBEAT},
+        runs={"disconnect_grace_seconds": 60},
+        limits={"history_page": 1000},
+    )
     random = Random(seed)
     struck: Counter[str] = Counter()
 

@@ -240,7 +240,7 @@ async def test_a_bad_line_for_long(serve: Serve, provider: Provider, proxy: Faul
     """After hundreds of faults, each thread is sound, nothing is open, and the provider takes the next turn."""
     print(f"TORTURE_SEED={SEED}")
     random = Random(SEED)
-    served = await serve_agent(serve, proxy, runs={"timeout_seconds": 3})
+    served = await serve_agent(serve, proxy, runs={"timeout_seconds": 3}, limits={"history_page": 1000})
     sockets = [await served.attach(f"t{number}") for number in range(8)]
     proxy.faults = faults(random)
     await asyncio.gather(*(say(socket, Random(random.random()), 50) for socket in sockets))
