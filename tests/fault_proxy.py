@@ -18,6 +18,8 @@ from typing import Literal
 
 from yarl import URL
 
+from harness import eventually
+
 Kind = Literal["reset", "close", "freeze", "deaf", "mute", "stall", "trickle", "say"]
 
 #: What is read at once. Small, with a small receive buffer, so that a slow client is slow for the server too.
@@ -116,7 +118,7 @@ class _Line:
                     left = max(0, fault.after - self._passed)
                     await self._pass_on(data[:left])
                     await self._strike(fault)
-                    data = data[left:]  # noqa: PLW2901 -- it is what is left of it
+                    data = data[left:]
                 await self._pass_on(data)
         self._server_left.set()
 
@@ -188,6 +190,10 @@ class FaultProxy:
 
     def take(self) -> Fault | None:
         return next(self.faults, None)
+
+    async def strikes(self, times: int) -> None:
+        """Wait until so many faults have struck."""
+        await eventually(lambda: self.struck.total() >= times, "a fault strikes")
 
     def cut(self) -> None:
         """Reset every line, at both ends."""

@@ -13,15 +13,15 @@ import struct
 import sys
 import termios
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 import pytest
 
 import threadwire
 from conftest import Serve
+from fault_proxy import fault_proxy
 from harness import DEADLINE, eventually
 from process import ServerProcess
 from threadwire.approvals import actions_of
@@ -446,53 +446,15 @@ async def test_server_dies_in_mid_answer(server: ServerProcess, terminal: Open) 
     await one.sees("You said: and now?")
 
 
-class Relay:
-    """A TCP relay to a server, whose connections can be cut."""
-
-    def __init__(self, url: str) -> None:
-        self._host, _, self._port = url.removeprefix("http://").partition(":")
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.url = ""
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        self.cut()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def cut(self) -> None:
-        for writer in [*self._writers]:
-            writer.transport.abort()
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, to_there = await asyncio.open_connection(self._host, int(self._port))
-        self._writers |= {writer, to_there}
-        tasks = [asyncio.create_task(_copy(reader, to_there)), asyncio.create_task(_copy(there, writer))]
-        self._tasks.update(tasks)
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while piece := await reader.read(1 << 16):
-            writer.write(piece)
-            await writer.drain()
-    writer.transport.abort()
-
-
 async def test_lost_connection_misses_nothing(serve: Serve, terminal: Open) -> None:
     """A connection that is cut in mid-answer comes back, and says that nothing was missed."""
     served = await serve()
-    async with Relay(served.url) as relay:
-        one = await terminal(relay.url, "--thread", "t")
+    async with fault_proxy(served.url) as proxy:
+        one = await terminal(proxy.url, "--thread", "t")
         await one.sees(READY)
         one.say("/tokens 150\n/tokens-per-second 50")
         await one.sees("answering")
-        relay.cut()
+        proxy.cut()
         await one.sees("back, nothing was missed")
         await one.sees("150 out")
     [_, answer] = await served.history("t")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import random
@@ -19,9 +18,9 @@ from typing import Any, Literal
 
 import aiohttp
 import pytest
-from yarl import URL
 
 from conftest import Serve
+from fault_proxy import fault_proxy
 from scripted_server import Fault, Script, ScriptedServer, scripted_server
 from threadwire.client import (
     Chat,
@@ -620,49 +619,6 @@ async def test_nothing_is_left_behind(server: ScriptedServer) -> None:
 # --- the real server ---
 
 
-class Relay:
-    """A TCP relay to a server, whose lines can be cut."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self.host, self.port = host, port
-        self.lines: list[asyncio.StreamWriter] = []
-        self.url = ""
-
-    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream_reader, upstream = await asyncio.open_connection(self.host, self.port)
-        self.lines += [writer, upstream]
-        await asyncio.gather(self.pump(reader, upstream), self.pump(upstream_reader, writer))
-
-    def cut(self) -> None:
-        """Reset every line, at both ends."""
-        for line in self.lines:
-            line.transport.abort()
-        self.lines.clear()
-
-
-@asynccontextmanager
-async def relay_to(url: str) -> AsyncIterator[Relay]:
-    target = URL(url)
-    assert target.host is not None
-    assert target.port is not None
-    relay = Relay(target.host, target.port)
-    listener = await asyncio.start_server(relay.relay, "127.0.0.1", 0)
-    relay.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    try:
-        yield relay
-    finally:
-        relay.cut()
-        listener.close()
-        await listener.wait_closed()
-
-
 async def test_a_conversation_with_the_real_server(serve: Serve) -> None:
     """Two turns, a cancelled one, and a history that has them all."""
     served = await serve(model={"name": "simulated", "simulated": {"tokens_per_second": 200, "first_token_ms": 0}})
@@ -685,13 +641,13 @@ async def test_a_conversation_with_the_real_server(serve: Serve) -> None:
 async def test_cuts_from_the_real_server_are_not_noticed(serve: Serve) -> None:
     """An answer through a line that breaks again and again is the same as the one in the history."""
     served = await serve(model={"name": "simulated", "simulated": {"tokens_per_second": 40, "first_token_ms": 0}})
-    async with asyncio.timeout(SECONDS), relay_to(served.url) as relay, connect(relay.url) as chat:
+    async with asyncio.timeout(SECONDS), fault_proxy(served.url) as proxy, connect(proxy.url) as chat:
         turn = chat.send("hi")
         frames: list[Frame] = []
         async for frame in turn:
             frames.append(frame)
             if len(frames) in (1, 4, 7, 12):
-                relay.cut()
+                proxy.cut()
         page = await chat.history()
         assert chat.ready.resume == "replayed"
     assert said(frames) == page.messages[-1].content == await turn.text()

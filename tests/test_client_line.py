@@ -7,12 +7,13 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from random import Random
 
 import pytest
 
 from conftest import Serve
-from fault_proxy import Fault, FaultProxy, fault_proxy
+from fault_proxy import Fault, FaultProxy, Kind, fault_proxy
 from harness import DEADLINE, Served, eventually
 from threadwire.client import Chat, Turn, connect
 from threadwire.client.buffer import number_of
@@ -22,7 +23,7 @@ from threadwire.protocol import Frame, MessageFrame, RunFinishedFrame, TokenFram
 SEED = int(os.environ.get("TORTURE_SEED") or secrets.randbits(32))
 #: The client gives a silent line up after two and a half, the server after one or two.
 HEARTBEAT = 0.4
-KINDS = ("reset", "reset", "close", "freeze", "deaf", "mute", "stall", "trickle")
+KINDS: tuple[Kind, ...] = ("reset", "reset", "close", "freeze", "deaf", "mute", "stall", "trickle")
 
 
 def faults(random: Random) -> Iterator[Fault | None]:
@@ -51,6 +52,10 @@ class Seen:
             self.frames.append(frame)
             if isinstance(frame, RunFinishedFrame):
                 ended.add(frame.run_id)
+
+    def has(self, frames: int) -> bool:
+        """Whether so many have come."""
+        return len(self.frames) >= frames
 
     def texts(self) -> dict[str, str]:
         """What each message is, by its tokens and whole messages."""
@@ -121,7 +126,7 @@ async def converse(served: Served, proxy: FaultProxy, random: Random, *, thread:
         assert [f.type for f in tab.frames].count("run_finished") == len(told)
 
 
-async def talk(serve: Serve, seed: int, *, threads: int, turns: int, to_the_end: bool = False) -> Counter[str]:
+async def talk(serve: Serve, seed: int, *, threads: int, turns: int, to_the_end: bool = False) -> Counter[Kind]:
     """Conversations beside each other, each over a bad line of its own; how many faults of each kind there were."""
     print(f"TORTURE_SEED={seed}")
     # A client that comes back is no client that has left, however its line broke.
@@ -131,7 +136,7 @@ async def talk(serve: Serve, seed: int, *, threads: int, turns: int, to_the_end:
         limits={"history_page": 1000},
     )
     random = Random(seed)
-    struck: Counter[str] = Counter()
+    struck: Counter[Kind] = Counter()
 
     async def one(number: int, chance: Random) -> None:
         async with fault_proxy(served.url) as proxy:
@@ -151,7 +156,7 @@ async def talk(serve: Serve, seed: int, *, threads: int, turns: int, to_the_end:
 
 
 async def test_a_bad_line_is_not_noticed(serve: Serve) -> None:
-    """Through cuts, stalls, dead and trickling lines, each turn's text is the stored message, and each is there once."""
+    """Through cuts, stalls, dead and trickling lines, each turn's text is the stored message, each there once."""
     async with asyncio.timeout(60):
         struck = await talk(serve, SEED, threads=4, turns=6)
     assert sum(struck.values()) > 8
@@ -168,9 +173,8 @@ async def test_a_line_of_a_few_bytes_at_a_time(serve: Serve) -> None:
             behind = asyncio.create_task(tabs[1].read({turn.run_id}))
             await tabs[0].read({turn.run_id})
             assert not behind.done()
-            for _ in range(3):
-                seen = len(tabs[1].frames)
-                await eventually(lambda seen=seen: len(tabs[1].frames) > seen, "it gets on")
+            for cuts in range(1, 4):
+                await eventually(partial(tabs[1].has, 3 * cuts), "it gets on")
                 proxy.cut()
             await behind
             text = await turn.text()

@@ -1,4 +1,4 @@
-"""The server's own ChatOpenAI and the real provider with a bad line between them: a turn ends as it must, and no later."""
+"""The server's own ChatOpenAI and the provider with a bad line between them: each turn ends as it must, and in time."""
 
 from __future__ import annotations
 
@@ -97,9 +97,7 @@ async def test_in_mid_token(serve: Serve, provider: Provider, proxy: FaultProxy,
     [(LIMITED, "model_rate_limited"), (BROKEN, "model_error")],
     ids=["429", "500"],
 )
-async def test_refused_each_time(
-    serve: Serve, provider: Provider, proxy: FaultProxy, fault: Fault, code: str
-) -> None:
+async def test_refused_each_time(serve: Serve, provider: Provider, proxy: FaultProxy, fault: Fault, code: str) -> None:
     """Refused as often as the SDK asks: the turn says so, leaves no empty message, and the next one works."""
     served = await serve_agent(serve, proxy)
     socket = await served.attach("t")
@@ -130,13 +128,14 @@ async def test_no_answer_each_time(serve: Serve, provider: Provider, proxy: Faul
 async def test_silence_is_a_timeout(serve: Serve, provider: Provider, proxy: FaultProxy) -> None:
     """A provider that stalls, or whose line is dead, is waited for until the run's time is over, and no longer."""
     served = await serve_agent(serve, proxy, runs={"timeout_seconds": 2})
-    faults = [Fault(do, after=after, seconds=600) for do in ("stall", "freeze") for after in (0, MIDDLE)]
+    kinds: tuple[Kind, ...] = ("stall", "freeze")
+    faults = [Fault(do, after=after, seconds=600) for do in kinds for after in (0, MIDDLE)]
     sockets, told = [], []
-    for number, fault in enumerate(faults):
-        sockets.append(await served.attach(f"t{number}"))
+    for fault in faults:
+        sockets.append(await served.attach(f"t{len(sockets)}"))
         proxy.plan(fault)
         told.append(asyncio.create_task(sockets[-1].turn(ANSWER)))
-        await eventually(lambda number=number: proxy.struck.total() > number, "the fault strikes")
+        await proxy.strikes(len(told))
     for finished in [frames[-1] for frames in await asyncio.gather(*told)]:
         assert (ended(finished), finished["error"]["code"]) == (("cancelled", "timeout"), "timeout")
     for line in proxy.frozen:
@@ -171,7 +170,7 @@ async def test_cancelled_before_it_asks_again(serve: Serve, provider: Provider, 
     socket = await served.attach("t")
     proxy.plan(Fault("say", said=answer("429 Too Many Requests", "{}", retry_after_ms=30_000)))
     run_id = await start(socket, ANSWER)
-    await eventually(lambda: proxy.struck["say"], "it is refused")
+    await proxy.strikes(1)
     assert ended(await cancel(socket, run_id)) == ("cancelled", "client")
     await assert_nothing_open(provider)
     assert (await provider.stats())["total"] == 1
@@ -210,11 +209,13 @@ async def test_in_the_middle_of_a_call(serve: Serve, provider: Provider, proxy: 
 
 # --- at random ------------------------------------------------------------------------------------
 
+KINDS: tuple[Kind, ...] = ("reset", "close", "stall", "freeze", "trickle", "say")
+
 
 def faults(random: Random) -> Iterator[Fault | None]:
     while True:
         after = 0 if random.random() < 0.3 else random.randint(1, 16_000)
-        do = random.choice(("reset", "close", "stall", "freeze", "trickle", "say"))
+        do = random.choice(KINDS)
         said = random.choice((LIMITED.said, BROKEN.said, GARBAGE, NOT_HTTP.said))
         seconds = random.choice((0.1, 600)) if do == "stall" else 0.001
         yield random.choice((None, Fault(do, after=after, seconds=seconds, piece=random.randint(5, 200), said=said)))
