@@ -37,7 +37,7 @@ class Fault:
     deaf    what the client says is lost, what the server says passes
     mute    the other way round
     stall   nothing comes for ``seconds``, then all of it
-    trickle from there on ``piece`` bytes pass at a time, with a break of ``seconds``
+    trickle from there on ``piece`` bytes pass at a time, with a break of ``seconds``; reset after ``lasts`` bytes
     say     ``said`` comes instead of the rest, and the line is closed behind it
     ======= ======================================================================================
     """
@@ -46,6 +46,7 @@ class Fault:
     after: int = 0
     seconds: float = 0
     piece: int = 16
+    lasts: int = 1 << 60
     said: bytes = b""
 
 
@@ -128,6 +129,9 @@ class _Line:
         if self._mute or self.frozen:
             return
         if fault is not None and fault.do == "trickle" and self._passed > fault.after:
+            if self._passed > fault.after + fault.lasts:
+                self.end(hard=True)
+                raise ConnectionResetError
             for start in range(0, len(data), fault.piece):
                 self._writer.write(data[start : start + fault.piece])
                 await self._writer.drain()

@@ -130,7 +130,8 @@ async def test_silence_is_a_timeout(serve: Serve, provider: Provider, proxy: Fau
     served = await serve_agent(serve, proxy, runs={"timeout_seconds": 2})
     kinds: tuple[Kind, ...] = ("stall", "freeze")
     faults = [Fault(do, after=after, seconds=600) for do in kinds for after in (0, MIDDLE)]
-    sockets, told = [], []
+    sockets: list[Socket] = []
+    told: list[asyncio.Task[list[dict[str, Any]]]] = []
     for fault in faults:
         sockets.append(await served.attach(f"t{len(sockets)}"))
         proxy.plan(fault)
