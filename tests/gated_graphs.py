@@ -19,7 +19,6 @@ from langgraph.types import interrupt
 
 #: What the user's message makes the graph do, by its first word.
 STREAM, WORK, ASK, ASK_TWICE, QUESTION, SAY, FAIL = "stream", "work", "ask", "both", "question", "say", "fail"
-CONTENTS = (STREAM, WORK, ASK, ASK_TWICE, QUESTION, SAY, FAIL)
 
 
 class Gate:
