@@ -11,6 +11,7 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
@@ -85,7 +86,7 @@ class _Model(BaseChatModel):
         asked = last.text.split()[0] if isinstance(last, HumanMessage) else STREAM
         for part in _CALLS.get(asked, ()) or ("one ", "two ", "three"):
             await GATE.step()
-            message = AIMessageChunk(part) if isinstance(part, str) else _call(*part)
+            message = AIMessageChunk(content=part) if isinstance(part, str) else _call(*part)
             chunk = ChatGenerationChunk(message=message)
             if run_manager is not None and isinstance(part, str):
                 await run_manager.on_llm_new_token(part, chunk=chunk)
@@ -100,8 +101,8 @@ _CALLS: dict[str, tuple[Any, ...]] = {
 
 
 def _call(index: int, name: str) -> AIMessageChunk:
-    call = {"name": name, "args": "{}", "id": f"call-{uuid.uuid4().hex}", "index": index, "type": "tool_call_chunk"}
-    return AIMessageChunk("", tool_call_chunks=[call])  # type: ignore[list-item]
+    call = tool_call_chunk(name=name, args="{}", id=f"call-{uuid.uuid4().hex}", index=index)
+    return AIMessageChunk(content="", tool_call_chunks=[call])
 
 
 @tool

@@ -1,5 +1,4 @@
-"""A log that waits for its journal: whatever is written, fails, is amended or lost with the process, readers get all
-that may be read, in order, once, and the same after a restart, or know what they lost."""
+"""A log that waits for its journal: whatever is written, fails, is taken back or dies, a reader has all or a gap."""
 
 from __future__ import annotations
 
