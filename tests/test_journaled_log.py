@@ -113,7 +113,8 @@ class JournaledLogMachine(RuleBasedStateMachine):
         if not fails:
             kept = [frame for frame in disk.frames if frame.seq > floor]
             self.disk = Disk(floor, last, reserved, [*kept, *new])
-            log.reserve(reserved)
+            if reserved > log.reserved:
+                log.reserve(reserved)
         if not fails or let_out:
             log.settle(last)
             self.promises = {seq for seq in self.promises if seq > last}

@@ -22,10 +22,10 @@ def _run(examples: int, steps: int) -> None:
 
 def test_any_order() -> None:
     """Sends, cancels, answers, edits, readers that come and go, restarts: each run ends once, and nothing is lost."""
-    _run(15, 20)
+    _run(10, 20)
 
 
 @pytest.mark.torture
 def test_any_order_for_long() -> None:
     """The same, for longer."""
-    _run(400, 40)
+    _run(300, 40)
