@@ -227,6 +227,12 @@ class JournaledLogMachine(RuleBasedStateMachine):
         assert told is not None
         assert json.loads(data) == {**told, "seq": seq}
 
+    @rule()
+    def take_all(self) -> None:
+        """Everybody looks, and waits for more."""
+        for which in range(len(self.readers)):
+            self.take(which, 65536, None)
+
     # --- what must be so ---
 
     def live(self) -> list[int]:
@@ -277,7 +283,7 @@ class JournaledLogMachine(RuleBasedStateMachine):
 
 TestJournaledLog = JournaledLogMachine.TestCase
 TestJournaledLog.settings = settings(
-    max_examples=100,
+    max_examples=60,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

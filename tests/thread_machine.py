@@ -21,7 +21,6 @@ from aiohttp import web
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from conftest import settings_for
 from gated_graphs import ASK, ASK_TWICE, FAIL, GATE, QUESTION, SAY, STREAM, WORK
 from harness import DEADLINE
 from threadwire import http
@@ -30,6 +29,7 @@ from threadwire.errors import Gap, ShuttingDown, ThreadwireError
 from threadwire.log import Cursor
 from threadwire.protocol import decode
 from threadwire.storage import OnDisconnect
+from threadwire.testing.server import settings_for
 from threadwire.thread import Thread as Actor
 from torture.model import REASONS, Command, Thread, View
 
@@ -158,9 +158,7 @@ class ThreadMachine(RuleBasedStateMachine):
 
     async def _open(self) -> None:
         GATE.close()
-        settings = settings_for(self.database, "gated_graphs:gated", {})
-        changed = {name: getattr(settings, name).model_copy(update=some) for name, some in self.sections.items()}
-        app = web.AppRunner(make_app(settings.model_copy(update=changed)))
+        app = web.AppRunner(make_app(settings_for(self.database, "gated_graphs:gated", self.sections)))
         await app.setup()
         self.app = app
 
