@@ -62,6 +62,8 @@ class Thread:
     #: Ids of the runs whose frames anybody has seen.
     seen_runs: set[str] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
+    #: How its runs may end.
+    reasons: dict[str, set[str]] = field(default_factory=lambda: REASONS)
 
     def saw_ready(self, ready: dict[str, Any]) -> None:
         if self.epoch is None and not ready["created"]:
@@ -154,7 +156,7 @@ class Thread:
                 assert command.may_fail, f"failed: {command} {end}"
                 assert end["error"]["code"] == "graph_error", end
             if end["status"] != "completed":
-                assert end["reason"] in REASONS[end["status"]], end
+                assert end["reason"] in self.reasons[end["status"]], end
         refused = {command.run_id for command in self.commands.values() if command.refused and command.type != "cancel"}
         assert not refused & view.seen_runs, f"refused, but ran: {refused & view.seen_runs}"
         assert view.seen_runs <= {c.run_id for c in self.commands.values() if c.type != "cancel"}
