@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
@@ -41,3 +42,27 @@ def asking(_config: Any) -> Any:
 def both(_config: Any) -> Any:
     """The same, also with tools that answer at once, and never."""
     return _loop([confirm, add, hang])
+
+
+def nested(_config: Any) -> Any:
+    """The first, inside a subgraph."""
+    return StateGraph(MessagesState).add_node("inner", _loop([confirm])).add_edge(START, "inner").compile()
+
+
+def same_ids(_config: Any) -> Any:
+    """A model that counts its calls anew in each answer: each is ``call_0``. It calls the tool it is told."""
+
+    async def call(state: MessagesState) -> dict[str, Any]:
+        last = state["messages"][-1]
+        if not isinstance(last, HumanMessage):
+            return {"messages": [AIMessage("done")]}
+        arguments = {"a": 1, "b": 2} if last.text == "add" else {}
+        return {"messages": [AIMessage("", tool_calls=[{"id": "call_0", "name": last.text, "args": arguments}])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("model", call)
+    builder.add_node("tools", ToolNode([add, hang]))
+    builder.add_edge(START, "model")
+    builder.add_conditional_edges("model", tools_condition)
+    builder.add_edge("tools", "model")
+    return builder.compile()

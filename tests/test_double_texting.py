@@ -200,6 +200,16 @@ async def test_rollback_removes_the_question(serve: Serve, provider: Provider) -
     assert [m["id"] for m in await served.history("t1")].count("m-asks") == 0
 
 
+async def test_rollback_removes_the_question_of_a_subgraph(serve: Serve, provider: Provider) -> None:
+    """Its call, which the thread's own messages do not have, is closed too, by the run that asked."""
+    served = await serve("asking_graphs:nested")
+    socket, asked = await asking(served)
+    frames = await socket.turn("/tokens 2", multitask_strategy="rollback")
+    assert frames[-1]["status"] == "completed"
+    assert [f["run_id"] for f in frames if f["type"] == "tool_result"] == [asked]
+    assert {f["id"] for f in socket.of("tool_call")} == {f["id"] for f in socket.of("tool_result")}
+
+
 async def test_what_waits_behind_a_question_waits_when_its_client_goes(serve: Serve, provider: Provider) -> None:
     """A queued turn that is cancelled for want of a reader does not take the question with it."""
     served = await serve("asking_graphs:asking")

@@ -119,6 +119,7 @@ TABLE: dict[str, set[str]] = {
         "graph",
         "history",
         "journal",
+        "jsonsafe",
         "logs",
         "remains",
         "repair",

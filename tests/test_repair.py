@@ -333,3 +333,19 @@ async def test_a_cut_answer_to_a_question(serve: Serve, provider: Provider) -> N
     assert [m["role"] for m in history] == ["user", "assistant", "tool", "assistant"]
     assert history[3]["content"] == socket.text()
     assert_whole(await seen_by_provider(served, provider, "t"))
+
+
+async def test_a_model_that_uses_its_ids_again(serve: Serve) -> None:
+    """A call that is cut off is closed behind itself, though an earlier one of the same id has its result."""
+    served = await serve("asking_graphs:same_ids")
+    socket = await served.attach("t")
+    await socket.turn("add")
+    for _ in range(2):
+        ack = await socket.ask("send", content="hang")
+        await socket.until("tool_call", run_id=ack["run_id"])
+        assert ended(await cancel(socket, ack["run_id"])) == ("cancelled", "client")
+    assert (await socket.turn("add"))[-1]["status"] == "completed"
+    roles = [(m["role"], m.get("status")) for m in await served.history("t")]
+    answered = [("user", None), ("assistant", None), ("tool", None), ("assistant", None)]
+    closed = [("user", None), ("assistant", None), ("tool", "failed")]
+    assert roles == [*answered, *closed, *closed, *answered]

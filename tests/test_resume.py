@@ -418,6 +418,15 @@ async def test_attaching_with_history_is_atomic_where_nothing_streams(serve: Ser
         assert view.told() == expected
 
 
+async def test_each_history_command_is_answered(serve: Serve) -> None:
+    """Also one that comes in the moment in which the one before it has been sent."""
+    served = await serve()
+    socket, _ = await ready(served, "t1")
+    await socket.turn("one")
+    for _ in range(300):
+        assert (await socket.ask("history"))["type"] == "history"
+
+
 async def test_a_history_command_stands_between_its_frames(serve: Serve) -> None:
     """In mid-stream, frames up to the history's `seq` come before it, later ones after; its text says the same."""
     served = await serve()

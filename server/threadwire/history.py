@@ -149,19 +149,31 @@ def missing(
     for answer in said:
         if answer.message_id not in have and (answer.text or answer.tool_calls):
             added.append(_cut_answer(answer, status))
-            added.extend(_close(answer.tool_calls, results, status))
+            calls = [{**call, "key": f"{answer.message_id}-{call['id']}"} for call in answer.tool_calls]
+            added.extend(_close(calls, results, status))
     return [*_close(open_tool_calls(stored), results, status), *added]
 
 
 def open_tool_calls(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """Tool calls of the latest turn (after the last user message) that have no result: ``[{id, name, args}]``."""
-    answered = {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
+    """Tool calls of the latest turn (after the last user message) that have no result: ``[{id, name, args, key}]``.
+
+    A result stands behind its call: providers that count their calls anew in each answer use the same ids again and
+    again. ``key`` is the call's own in the thread.
+    """
+    answered: set[str] = set()
     found: list[dict[str, Any]] = []
-    for message in reversed(messages):
+    for index in range(len(messages) - 1, -1, -1):
+        message = messages[index]
         if isinstance(message, HumanMessage):
             break
-        if isinstance(message, AIMessage):
-            found[:0] = [dict(call) for call in message.tool_calls if call["id"] not in answered]
+        if isinstance(message, ToolMessage):
+            answered.add(message.tool_call_id)
+        elif isinstance(message, AIMessage):
+            own = message_id(message, index)
+            found[:0] = [
+                {**call, "key": f"{own}-{call['id']}"} for call in message.tool_calls if call["id"] not in answered
+            ]
+            answered -= {call["id"] for call in message.tool_calls if call["id"] is not None}
     return found
 
 
@@ -183,7 +195,7 @@ def _close(calls: Sequence[dict[str, Any]], results: Mapping[str, ToolMessage], 
 
 def _result(call: dict[str, Any], found: ToolMessage | None, status: CutStatus) -> ToolMessage:
     # Derived from the call, so that closing it twice replaces the result and does not double it.
-    identity = f"closed-{call['id']}"
+    identity = f"closed-{call['key']}"
     if found is not None:
         return found.model_copy(update={"id": found.id or identity})
     return ToolMessage(content=_CLOSED[status], tool_call_id=call["id"], name=call["name"], status="error", id=identity)

@@ -30,18 +30,21 @@ class Pages:
         if not self.tasks:
             task = asyncio.create_task(self._read(thread))
             self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
 
     def __len__(self) -> int:
         return len(self._wanted)
 
     async def _read(self, thread: Thread) -> None:
-        while self._wanted:
-            command, keep = self._wanted.popleft()
-            answer = await _page(thread, command)
-            answer.sent = asyncio.Event()
-            keep(answer)
-            await answer.sent.wait()
+        try:
+            while self._wanted:
+                command, keep = self._wanted.popleft()
+                answer = await _page(thread, command)
+                answer.sent = asyncio.Event()
+                keep(answer)
+                await answer.sent.wait()
+        finally:
+            # In the same step as the look at what is wanted: nothing that comes now waits for a task that has ended.
+            self.tasks.clear()
 
 
 async def _page(thread: Thread, command: History) -> Answer:

@@ -50,7 +50,7 @@ class Question:
         """
         run_id = self._conversation.waiting[0]["run_id"]
         known = await self._conversation.known()
-        remains = Remains(run_id, ((data, origin) for _, data, origin in await self._record.read()))
+        remains = await self._remains(run_id)
         messages = await make_whole(
             self._graph,
             self._storage,
@@ -85,12 +85,17 @@ class Question:
             frames: list[dict[str, Any]] = []
             marks: tuple[Mark, ...] = ()
         else:
-            calls = open_tool_calls(await self._conversation.stored())
-            frames = [_closed(run_id, call["id"], call["name"], "The tool was not run.") for call in calls]
+            # Also those of a subgraph, which the thread's own messages do not tell of.
+            calls = {call["id"]: call["name"] for call in open_tool_calls(await self._conversation.stored())}
+            calls |= (await self._remains(run_id)).open
+            frames = [_closed(run_id, call_id, name, "The tool was not run.") for call_id, name in calls.items()]
             marks = (Truncation(self._conversation.thread_id, base[0]),)
         (await self._conversation.known()).difference_update(ids)
         frames.append({"type": "messages_removed", "run_id": run_id, "message_ids": ids})
         await self._commit(frames, *marks)
+
+    async def _remains(self, run_id: str) -> Remains:
+        return Remains(run_id, ((data, origin) for _, data, origin in await self._record.read()))
 
     async def _commit(self, frames: list[dict[str, Any]], *marks: Mark) -> None:
         for frame in frames:

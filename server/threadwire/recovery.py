@@ -19,6 +19,7 @@ from threadwire.conversation import Conversation
 from threadwire.graph import MESSAGES, Graph
 from threadwire.history import CutStatus, content_of, message_id, text_of, to_wire, user_message
 from threadwire.journal import Record
+from threadwire.jsonsafe import json_safe
 from threadwire.logs import get_logger
 from threadwire.remains import Remains
 from threadwire.repair import config_of, make_whole
@@ -79,7 +80,7 @@ async def _recover(
     left = await _left(row, messages, conversation)
     if outcome.status == "lost":
         outcome.messages = [to_wire(message, identity) for identity, message in left]
-    frames = [] if outcome.status == "lost" else list(_untold(left, remains))
+    frames = [] if outcome.status == "lost" else [*_untold_calls(row, left, remains), *_untold(left, remains)]
     if outcome.status != "interrupted":
         frames.extend(_results(row, messages, remains))
     return outcome, frames
@@ -121,6 +122,24 @@ def _untold(left: list[tuple[str, BaseMessage]], remains: Remains) -> Iterator[d
             continue
         if remains.texts.get(identity) != text_of(message) or not _calls(message) <= remains.calls:
             yield {"type": "message", "message": to_wire(message, identity)}
+
+
+def _untold_calls(row: RunRow, left: list[tuple[str, BaseMessage]], remains: Remains) -> Iterator[dict[str, Any]]:
+    """The tool calls that readers do not know of: their results come as those of the others."""
+    for _, message in left:
+        for call in message.tool_calls if isinstance(message, AIMessage) else ():
+            call_id = call["id"] or ""
+            if call_id not in remains.calls:
+                remains.calls.add(call_id)
+                remains.open[call_id] = call["name"]
+                yield {
+                    "type": "tool_call",
+                    "run_id": row.run_id,
+                    "id": call_id,
+                    "name": call["name"],
+                    "args": json_safe(call["args"]),
+                    "node": None,
+                }
 
 
 def _calls(message: BaseMessage) -> set[str]:
