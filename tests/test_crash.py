@@ -260,6 +260,26 @@ async def test_killed_again_and_again_while_it_recovers(
     assert_accepted((await provider.requests())[-1]["messages"])
 
 
+async def test_killed_as_it_asks(servers: Servers, session: aiohttp.ClientSession, provider: Provider) -> None:
+    """The question is asked and its call told, once, though the process had told neither; it can be answered."""
+    graph = f"{GRAPHS}/asking_graphs.py:both"
+    first = servers("first")
+    await first.start(graph, kill_at="UPDATE runs SET status = ?", LOG__JOURNAL_INTERVAL_SECONDS="60")
+    socket = await first.served(session).attach("t1")
+    await socket.command("send", content='/tool confirm {"what": "it"}')
+    await first.ended()
+    second = servers("second")
+    await second.start(graph)
+    back = await second.served(session).attach("t1", after=0, epoch=socket.frames[0]["epoch"])
+    if not back.of("run_finished"):
+        await back.until("run_finished", status="interrupted")
+    [call] = back.of("tool_call")
+    [question] = back.of("interrupt")[-1]["interrupts"]
+    answer = await back.ask("respond", responses={question["id"]: "yes"})
+    assert (await back.until("run_finished", run_id=answer["run_id"]))["status"] == "completed"
+    assert [(f["id"], f["result"]) for f in back.of("tool_result")] == [(call["id"], "it: yes")]
+
+
 async def test_killed_as_it_takes_an_answer(
     servers: Servers, session: aiohttp.ClientSession, provider: Provider
 ) -> None:
