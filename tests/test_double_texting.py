@@ -98,6 +98,23 @@ async def test_rollback_removes_the_turn(serve: Serve, turns_before: int) -> Non
     assert "m-gone" not in str(now[: len(now) - len(states)])
 
 
+async def test_rollback_forgets_the_words(serve: Serve) -> None:
+    """A thread is neither found by what was rolled back, nor named by it."""
+    served = await serve()
+    socket = await served.attach("t1")
+    await socket.ask("send", content=f"secretword\n{ENDLESS}")
+    await socket.until("token")
+    await socket.turn("another name", multitask_strategy="rollback")
+
+    async def found(text: str) -> list[Any]:
+        async with served.session.post(f"{served.url}/threads/search", json={"query": text}) as response:
+            return list(await response.json())
+
+    [thread] = await found("another")
+    assert thread["metadata"]["title"] == "another name"
+    assert await found("secretword") == []
+
+
 async def test_rollback_removes_tool_messages(serve: Serve, provider: Provider) -> None:
     """A turn in the middle of its tools goes with their calls and results; the provider sees none of it again."""
     served = await serve("graphs:agent")

@@ -89,7 +89,7 @@ class Question:
             calls = {call["id"]: call["name"] for call in open_tool_calls(await self._conversation.stored())}
             calls |= (await self._remains(run_id)).open
             frames = [_closed(run_id, call_id, name, "The tool was not run.") for call_id, name in calls.items()]
-            marks = (Truncation(self._conversation.thread_id, base[0]),)
+            marks = (Truncation(self._conversation.thread_id, base[0], tuple(ids)),)
         (await self._conversation.known()).difference_update(ids)
         frames.append({"type": "messages_removed", "run_id": run_id, "message_ids": ids})
         await self._commit(frames, *marks)

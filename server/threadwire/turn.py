@@ -226,7 +226,7 @@ class Turn:
             await self._rewind.take_out(ids)
         if ids:
             self._record.tell({"type": "messages_removed", "run_id": self.run_id, "message_ids": ids})
-        return (Truncation(self.row.thread_id, base[0]),) if base is not None else ()
+        return (Truncation(self.row.thread_id, base[0], tuple(ids)),) if base is not None else ()
 
     def _told(self, outcome: Outcome, duration_ms: int) -> dict[str, Any]:
         told: dict[str, Any] = {

@@ -152,10 +152,14 @@ class ThreadMark:
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
-    """A thread loses its checkpoints after ``base``, and what was begun from there; None: all it has."""
+    """A thread loses its checkpoints after ``base``, and what was begun from there; None: all it has.
+
+    It is found by the users' messages ``message_ids`` no more, nor named by one of them.
+    """
 
     thread_id: str
     base: str | None
+    message_ids: tuple[str, ...] = ()
 
 
 Mark: TypeAlias = RunStart | RunEnd | ThreadMark | Truncation

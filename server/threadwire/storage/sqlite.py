@@ -93,6 +93,7 @@ MIGRATIONS = (
         PRIMARY KEY (thread_id, last)
     )
     """,
+    "ALTER TABLE texts ADD COLUMN message_id TEXT",
 )
 
 # The columns of ``runs`` are the fields of ``RunRow``, in their order.
@@ -189,7 +190,9 @@ class SqliteStorage(SqliteJournal, SqlitePruning):
             await self._insert_run(run)
             await self._writer.execute(NEW_LOG, astuple(log))
             if text := plain_text(content)[:SEARCHED_CHARACTERS]:
-                await self._writer.execute("INSERT INTO texts VALUES (?, ?)", (run.thread_id, text.casefold()))
+                await self._writer.execute(
+                    "INSERT INTO texts VALUES (?, ?, ?)", (run.thread_id, text.casefold(), run.message_id)
+                )
 
         await self._write(insert)
 

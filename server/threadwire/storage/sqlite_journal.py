@@ -14,6 +14,7 @@ import orjson
 
 from threadwire.storage import Frames, LogRow, Mark, RunEnd, RunStart, ThreadMark, Truncation
 from threadwire.storage.sqlite_threads import SqliteThreads
+from threadwire.title import TITLE, title_of
 
 LOG = """
 INSERT INTO logs SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE EXISTS (SELECT 1 FROM threads WHERE thread_id = ?1)
@@ -50,6 +51,8 @@ TRUNCATE = (
     "DELETE FROM writes WHERE thread_id = ?1 AND (?2 IS NULL OR checkpoint_id >= ?2)",
     "DELETE FROM turns WHERE thread_id = ?1 AND (?2 IS NULL OR base >= ?2)",
 )
+FORGET_TEXTS = "DELETE FROM texts WHERE thread_id = ? AND message_id IN (SELECT value FROM json_each(?))"
+REQUESTS = "SELECT message_id, request FROM runs WHERE thread_id = ? AND message_id IS NOT NULL ORDER BY accepted"
 READ_LOG = "SELECT thread_id, epoch, floor, last, reserved, touched_at FROM logs WHERE thread_id = ?"
 READ_FRAMES = "SELECT last, data, origins FROM frames WHERE thread_id = ? ORDER BY last"
 OVER = """
@@ -108,6 +111,22 @@ class SqliteJournal(SqliteThreads):
         elif isinstance(mark, Truncation):
             for statement in TRUNCATE:
                 await execute(statement, (mark.thread_id, mark.base))
+            await self._forget_words(mark.thread_id, mark.message_ids)
+
+    async def _forget_words(self, thread_id: str, message_ids: Sequence[str]) -> None:
+        """Find a thread by these messages no more; a title that one of them gave is the next one's to give."""
+        fetch, execute = self._writer.execute_fetchall, self._writer.execute
+        await execute(FORGET_TEXTS, (thread_id, _json(list(message_ids))))
+        [(text,)] = await fetch("SELECT metadata FROM threads WHERE thread_id = ?", (thread_id,))
+        requests = {row[0]: orjson.loads(row[1]) for row in await fetch(REQUESTS, (thread_id,))}
+        titles = {identity: title_of(request.get("content") or "") for identity, request in requests.items()}
+        metadata = orjson.loads(text)
+        if TITLE in metadata and metadata[TITLE] in {titles.get(identity) for identity in message_ids}:
+            left = (title for identity, title in titles.items() if identity not in message_ids and title)
+            metadata[TITLE] = next(left, None)
+            if metadata[TITLE] is None:
+                del metadata[TITLE]
+            await execute("UPDATE threads SET metadata = ? WHERE thread_id = ?", (_json(metadata), thread_id))
 
     async def read_log(self, thread_id: str) -> LogRow | None:
         """The thread's log, or None where it has none yet."""
