@@ -111,12 +111,13 @@ class SqliteJournal(SqliteThreads):
         elif isinstance(mark, Truncation):
             for statement in TRUNCATE:
                 await execute(statement, (mark.thread_id, mark.base))
-            await self._forget_words(mark.thread_id, mark.message_ids)
+            await execute(FORGET_TEXTS, (mark.thread_id, _json(list(mark.message_ids))))
+            if mark.base is None:
+                await self._retitle(mark.thread_id, mark.message_ids)
 
-    async def _forget_words(self, thread_id: str, message_ids: Sequence[str]) -> None:
-        """Find a thread by these messages no more; a title that one of them gave is the next one's to give."""
+    async def _retitle(self, thread_id: str, message_ids: Sequence[str]) -> None:
+        """Let a title that one of these messages gave be the next one's to give."""
         fetch, execute = self._writer.execute_fetchall, self._writer.execute
-        await execute(FORGET_TEXTS, (thread_id, _json(list(message_ids))))
         [(text,)] = await fetch("SELECT metadata FROM threads WHERE thread_id = ?", (thread_id,))
         requests = {row[0]: orjson.loads(row[1]) for row in await fetch(REQUESTS, (thread_id,))}
         titles = {identity: title_of(request.get("content") or "") for identity, request in requests.items()}
