@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,14 @@ class Loaded:
 
 
 async def load(
-    folder: Path, url: str | None, *arguments: str, command: str = "load", deadline: float = DEADLINE * 2
+    folder: Path,
+    url: str | None,
+    *arguments: str,
+    command: str = "load",
+    deadline: float = DEADLINE * 2,
+    started: Callable[[asyncio.subprocess.Process], object] = id,
 ) -> Loaded:
-    """Run it in ``folder``, against the server at ``url`` (of HTTP)."""
+    """Run it in ``folder``, against the server at ``url`` (of HTTP); ``started`` is given the process."""
     target = [] if url is None else [url.replace("http", "ws", 1) + "/ws", "--json", "result.json"]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -48,6 +54,7 @@ async def load(
         stderr=asyncio.subprocess.PIPE,
         env={"COLUMNS": "200"},
     )
+    started(process)
     try:
         async with asyncio.timeout(deadline):
             out, err = await process.communicate()

@@ -9,7 +9,7 @@ import signal
 import ssl
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from conftest import Serve
 from harness import Served, eventually
 from load_process import load
 from process import ServerProcess
-from scripted_server import ScriptedServer, scripted_server
+from scripted_server import Fault, ScriptedServer, scripted_server
 from threadwire.app import CONNECTIONS
 from threadwire.cli import main
 from threadwire.load.recorder import LATENCIES
@@ -169,6 +169,7 @@ async def test_tls(tmp_path: Path) -> None:
     async with scripted_server(context) as server:
         trusted = await load(tmp_path, server.url, "--sessions", "1", "--ca", "ca.pem")
         assert (trusted.code, trusted.result["turns"]) == (0, {"completed": 1}), trusted.out
+        server.messages.clear()
         anyhow = await load(tmp_path, server.url, "--sessions", "1", "--insecure")
         assert anyhow.result["turns"] == {"completed": 1}
 
@@ -181,13 +182,15 @@ async def test_a_server_that_refuses(scripted: ScriptedServer, tmp_path: Path) -
     assert loaded.result["errors"] == {"http_401": 1, "busy": 1}
     assert loaded.result["sessions"]["failed"] == 1
     assert loaded.result["turns"] == {"refused": 1}
-    assert loaded.code == 0
+    assert loaded.code == 1
+    assert "failed: nothing worked: no turn completed" in loaded.out
 
 
 async def test_nobody_is_there(tmp_path: Path) -> None:
     """Where nothing listens, the sessions fail after some attempts, and the errors say why."""
-    loaded = await load(tmp_path, "http://127.0.0.1:9", "--sessions", "1", "--duration", "1s", "--fail-if", "errors>0")
+    loaded = await load(tmp_path, "http://127.0.0.1:9", "--sessions", "1", "--duration", "1s")
     assert loaded.code == 1
+    assert "failed: nothing worked: there was no connection" in loaded.out
     assert set(loaded.result["errors"]) == {"connection_refused"}
 
 
@@ -200,6 +203,7 @@ async def test_nobody_is_there(tmp_path: Path) -> None:
         (["--fail-if", "errors"], "expected NAME>NUMBER"),
         (["--tokens", "nowhere"], "nowhere: No such file or directory"),
         (["--replay", "nowhere"], "nowhere: No such file or directory"),
+        (["--ca", "ca.pem"], "--ca ca.pem: there are no certificates on ws://"),
         (["--pid", "999999999"], "--pid 999999999: there is no such process"),
     ],
 )
@@ -207,6 +211,49 @@ def test_a_wrong_command_line(arguments: list[str], why: str, capsys: pytest.Cap
     """A mistake ends with a line that says what is wrong, and exit code 2."""
     assert main(["load", "ws://127.0.0.1:9/ws", *arguments]) == 2
     assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["x", "0", "1.5"])
+def test_a_number_that_is_none(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error says what was expected and what came."""
+    with pytest.raises(SystemExit):
+        main(["load", "ws://127.0.0.1:9/ws", "--sessions", number])
+    assert f"--sessions: expected a whole number from 1; got '{number}'" in capsys.readouterr().err
+
+
+async def test_a_thread_that_is_not_read_back(scripted: ScriptedServer, tmp_path: Path) -> None:
+    """A server that does not answer ``history`` is an error within the turn's timeout, and the text is not verified."""
+    scripted.faults.append(Fault("silence", on="history"))
+    loaded = await load(tmp_path, scripted.url, "--sessions", "1", "--turn-timeout", "1s", "--report", "report.html")
+    assert loaded.result["errors"] == {"read_back_timeout": 1}
+    assert loaded.result["unverified"] == 1
+    assert "not verified: the text of 1 session(s)" in loaded.out
+    assert "The text of 1 session(s) could not be verified" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("state", ["a turn does not end", "it waits to connect again", "the thread is not read back"])
+async def test_a_signal_ends_it_in_every_state(
+    state: str, number: signal.Signals, scripted: ScriptedServer, tmp_path: Path
+) -> None:
+    """One signal is enough, whatever the sessions wait for, and the result is written."""
+    reached: Callable[[], object] = lambda: scripted.log  # noqa: E731
+    if state == "a turn does not end":
+        scripted.script.pause_after = 1
+    elif state == "it waits to connect again":
+        scripted.faults.append(Fault("close", on="send", code=1012, goaway=600))
+        reached = lambda: scripted.connections and scripted.connections[0].close_code  # noqa: E731
+    else:
+        scripted.faults.append(Fault("silence", on="history"))
+        reached = lambda: scripted.received and scripted.received[-1]["type"] == "history"  # noqa: E731
+    running = asyncio.create_task(
+        load(tmp_path, scripted.url, "--sessions", "1", "--turn-timeout", "1h", started=(started := []).append)
+    )
+    await eventually(reached, state)
+    started[0].send_signal(number)
+    loaded = await running
+    assert loaded.result["stopped"] is True
+    assert loaded.code in (1, 130)
 
 
 async def test_ctrl_c_ends_it_well(served: Served, tmp_path: Path) -> None:

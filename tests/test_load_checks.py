@@ -55,6 +55,7 @@ def doubled_end(frame: dict[str, Any]) -> list[dict[str, Any]]:
     return [frame, {**frame, "seq": frame["seq"] + 1}]
 
 
+STRANGE = {"id": "strange", "role": "user", "content": "not yours"}
 MUTANTS: dict[str, tuple[str, Frames, list[str]]] = {
     "a token is lost": ("token_mismatch", on("token", lambda _: []), []),
     "a token is changed": ("token_mismatch", on("token", lambda frame: [{**frame, "content": "x"}]), []),
@@ -64,6 +65,16 @@ MUTANTS: dict[str, tuple[str, Frames, list[str]]] = {
     "the end of a run is another's": (
         "foreign_frame",
         on("token", lambda frame: [frame, {**frame, "run_id": "x", "seq": frame["seq"] + 0.5}]),
+        [],
+    ),
+    "a message is another's": (
+        "foreign_frame",
+        on("message", lambda frame: [frame, {**frame, "message": STRANGE, "seq": frame["seq"] + 0.5}], 1),
+        [],
+    ),
+    "a message of the thread is another's": (
+        "foreign_frame",
+        on("history", lambda frame: [{**frame, "messages": [STRANGE, *frame["messages"]]}], 1),
         [],
     ),
     "the thread is another": (
@@ -151,6 +162,7 @@ async def test_a_good_server_is_left_in_peace(server: ScriptedServer, tmp_path: 
     """With nothing wrong, every behaviour ends with no violation and exit code 0."""
     for behaviour in ("cancel", "vanish", "slow-reader", "second-tab"):
         loaded = await load(tmp_path, server.url, "--sessions", "1", f"--{behaviour}", "100%")
+        server.messages.clear()  # the next session's thread is a new one
         assert loaded.broken == set(), loaded.result["explanations"]
         assert loaded.result["errors"] == {}
         assert loaded.code == 0

@@ -170,7 +170,7 @@ def share(text: str) -> float:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isdecimal() else 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 1; got {text}")
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1; got {text!r}")
     return number

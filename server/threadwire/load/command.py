@@ -12,7 +12,7 @@ from threadwire.load.options import BEHAVIOURS, Options
 from threadwire.load.scenario import Scenario, of_message, read_recording, read_script
 
 EXIT_FINE = 0
-#: A promise was broken, a threshold passed, or the server grows.
+#: A promise was broken, a threshold passed, the server grows, or nothing worked at all.
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 INSTALL_HINT = "pip install 'threadwire[load]'"
@@ -70,8 +70,11 @@ def _finish(args: argparse.Namespace, result: dict[str, Any], conditions: list[A
     import orjson
 
     from threadwire.load.screen import print_lines, print_result
+    from threadwire.load.thresholds import nothing_worked
 
     broken = [why for condition in conditions if (why := condition.broken_by(result))]
+    if why := nothing_worked(result):
+        broken.insert(0, why)
     result["failed"] = broken
     print_result(result)
     print_lines([f"failed: {why}" for why in broken], style="bold red")
@@ -97,6 +100,8 @@ def _compare(one: Path, other: Path) -> int:
 def _options(args: argparse.Namespace) -> Options:
     if not args.url.startswith(("ws://", "wss://")):
         raise StartupError(f"{args.url}: expected ws://HOST:PORT/ws or wss://HOST/ws")
+    if args.ca and args.url.startswith("ws://"):
+        raise StartupError(f"--ca {args.ca}: there are no certificates on ws://; expected a URL of wss://")
     return Options(
         url=args.url,
         scenario=_scenario(args),

@@ -61,7 +61,7 @@ class Connection(WSListener):
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Called by picows."""
         self._transport = transport
-        self._recorder.connections += 1
+        self._recorder.connected()
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Called by picows, with a frame that is gone afterwards."""

@@ -16,6 +16,8 @@ from threadwire.load.tab import World
 
 #: How often the process looks whether it is late.
 BEAT_SECONDS = 0.05
+#: How long turns that are under way may take once the run was stopped.
+STOP_SECONDS = 5.0
 
 
 class Generator:
@@ -43,12 +45,16 @@ class Generator:
                 await asyncio.wait(self._idle)
         finally:
             beat.cancel()
-            for task in self._busy | self._idle:
-                task.cancel()
+            self._abandon()
 
     def stop(self) -> None:
-        """Start no more; turns that are under way are waited for."""
+        """Start no more; turns that are under way are waited for, a little."""
         self._over.set()
+        asyncio.get_running_loop().call_later(STOP_SECONDS, self._abandon)
+
+    def _abandon(self) -> None:
+        for task in self._busy | self._idle:
+            task.cancel()
 
     async def _start_all(self, began: float) -> None:
         duration = self._options.duration_seconds

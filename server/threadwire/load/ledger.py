@@ -41,6 +41,8 @@ class Ledger:
         self._since: dict[str, HdrHistogram] = {}
         self._second: Counter[str] = Counter()
         self._gauges: dict[int, tuple[int, int]] = {}
+        #: Of each worker, the most connections of this second.
+        self._peaks: Counter[int] = Counter()
         self._lag = 0.0
         self._began = self._last = time.monotonic()
 
@@ -63,6 +65,7 @@ class Ledger:
             kept = self.explanations.setdefault(name, [])
             kept += found[: KEPT_EXPLANATIONS - len(kept)]
         self._gauges[worker] = taken["connections"], taken["turns"]
+        self._peaks[worker] = max(self._peaks[worker], taken["peak"])
         self._lag = max(self._lag, taken["lag"])
 
     def close_second(self, watched: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +73,8 @@ class Ledger:
         now = time.monotonic()
         seconds = max(now - self._last, 1e-3)
         connections = sum(found for found, _ in self._gauges.values())
-        self.peak_connections = max(self.peak_connections, connections)
+        self.peak_connections = max(self.peak_connections, self._peaks.total())
+        self._peaks = Counter({worker: found for worker, (found, _) in self._gauges.items()})
         row: dict[str, Any] = {
             "at": round(now - self._began, 2),
             "connections": connections,

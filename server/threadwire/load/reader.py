@@ -64,6 +64,8 @@ class Reader:
         self.turns: dict[str, View] = {}
         self.interrupts: list[dict[str, Any]] = []
         self.goaway: float | None = None
+        #: The ids of the messages that the session has sent; its tabs share them.
+        self.said: set[str] = set()
         self._recorder = recorder
         self._on_answer = on_answer
         self._finished: set[str] = set()
@@ -207,6 +209,8 @@ class Reader:
 
     def _message(self, frame: dict[str, Any], _: float) -> None:
         message = frame["message"]
+        if frame.get("run_id") is None:
+            self.check_owner(message, "got")
         for turn in self.turns.values():
             if message["id"] in turn.texts:
                 turn.texts[message["id"]] = [text_of(message["content"])]
@@ -242,6 +246,12 @@ class Reader:
         self._on_answer(frame)
 
     # --- findings ---
+
+    def check_owner(self, message: dict[str, Any], how: str) -> None:
+        """A message of a person must be this session's."""
+        if message["role"] == "user" and message["id"] not in self.said:
+            explanation = f"{self.name}: {how} the message {message['id']}, which it did not send"
+            self._recorder.violation("foreign_frame", explanation)
 
     def _end(self, turn: View, status: str) -> None:
         if turn.status is None:

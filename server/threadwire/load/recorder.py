@@ -34,6 +34,8 @@ class Recorder:
         #: Connections that are open, and turns that are under way, now.
         self.connections = 0
         self.turns = 0
+        #: The most connections that were open at the same time since the last ``take``.
+        self.peak = 0
         #: How late the process was at its own appointments, in seconds, at worst.
         self.lag = 0.0
         self._latencies: dict[str, defaultdict[int, int]] = {}
@@ -42,6 +44,11 @@ class Recorder:
         self._counts: Counter[str] = Counter()
         self._explanations: dict[str, list[str]] = {}
         self._explained: Counter[str] = Counter()
+
+    def connected(self) -> None:
+        """One more connection is open."""
+        self.connections += 1
+        self.peak = max(self.peak, self.connections)
 
     def latency(self, name: str, seconds: float) -> None:
         """Something took that long."""
@@ -79,6 +86,7 @@ class Recorder:
             "bytes": self.bytes,
             "usage_tokens": self.usage_tokens,
             "connections": self.connections,
+            "peak": self.peak,
             "turns": self.turns,
             "lag": self.lag,
             "errors": dict(self._errors),
@@ -91,4 +99,5 @@ class Recorder:
         self._errors, self._violations, self._counts = Counter(), Counter(), Counter()
         self.tokens = self.frames = self.bytes = self.usage_tokens = 0
         self.lag = 0.0
+        self.peak = self.connections
         return taken

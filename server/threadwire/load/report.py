@@ -67,6 +67,8 @@ def _notes(result: dict[str, Any]) -> str:
     if why := result["generator"]["bottleneck"]:
         text = f"The generator was the bottleneck: {why}. The latencies are partly its own."
         notes.append(f'<p class="note warn">{escape(text)}</p>')
+    if unverified := result["unverified"]:
+        notes.append(f'<p class="note warn">The text of {unverified:,} session(s) could not be verified.</p>')
     if result["stopped"]:
         notes.append('<p class="note warn">It was stopped before its end.</p>')
     return "".join(notes)

@@ -97,7 +97,7 @@ async def _source(options: Options) -> AsyncIterator[_Source]:
 async def run(options: Options, ledger: Ledger, view: View, watch: Watch) -> bool:
     """Generate the load and keep the book; whether it was stopped by Ctrl-C before its end.
 
-    The first Ctrl-C lets turns that are under way finish, a second one does not.
+    The first Ctrl-C gives turns that are under way ``STOP_SECONDS`` to finish, a second one does not.
     """
     await watch.open()
     try:

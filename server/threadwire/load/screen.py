@@ -103,6 +103,8 @@ def summary(result: dict[str, Any]) -> list[Text]:
     lines.append(Text(f"generator: {cpu} of a core, {top} at most; late by {late} at most"))
     if result["errors"]:
         lines.append(Text("errors: " + _counts(result["errors"]), style="yellow"))
+    if result["unverified"]:
+        lines.append(Text(f"not verified: the text of {result['unverified']:,} session(s)", style="yellow"))
     lines += _findings(result)
     if generator["bottleneck"]:
         why = f"The generator was the bottleneck: {generator['bottleneck']}."

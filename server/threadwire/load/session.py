@@ -39,6 +39,8 @@ class Session:
         self._conversation = conversation
         self._chance = chance
         self._tabs: list[Tab] = []
+        self._said: set[str] = set()
+        self._verified = False
 
     async def run(self, due: float) -> None:
         """Live it. It was due at ``due``, of the monotonic clock: being late counts as the first connection's time."""
@@ -47,9 +49,14 @@ class Session:
             await self._live(due)
         except Over:
             self._recorder.count("sessions_failed")
+        except asyncio.CancelledError:
+            self._recorder.count("sessions_stopped")
+            raise
         else:
             self._recorder.count("sessions_finished")
         finally:
+            if self._wanted() and not self._verified and "token_mismatch" not in self._options.ignored:
+                self._recorder.count("unverified")
             for tab in self._tabs:
                 tab.close()
 
@@ -77,6 +84,7 @@ class Session:
         timed = not self._tabs and self._behaviour != "slow_reader"
         tab = Tab(self._world, self._number, name, timed=timed)
         tab.reader.thread_id = thread_id
+        tab.reader.said = self._said
         self._tabs.append(tab)
         await tab.open(due)
         return tab
@@ -125,6 +133,7 @@ class Session:
             command |= {"responses": {found["id"]: step.respond for found in main.reader.interrupts}}
         else:
             content = step.text(self._number, index)
+            self._said.add(f"m-{run_id}")
             command |= {"type": "send", "message_id": f"m-{run_id}", "content": content}
         self._recorder.turns += 1
         turn.answer = main.ask(command)
@@ -203,21 +212,39 @@ class Session:
 
     # --- the end ---
 
+    def _wanted(self) -> set[str]:
+        """The messages whose text was read."""
+        return {message_id for tab in self._tabs for view in tab.reader.turns.values() for message_id in view.texts}
+
     async def _compare(self, main: Tab) -> None:
         """Read the thread's messages back, and hold against them what each tab has read."""
-        wanted = {message_id for tab in self._tabs for view in tab.reader.turns.values() for message_id in view.texts}
-        if not wanted or "token_mismatch" in self._options.ignored:
+        if not self._wanted() or "token_mismatch" in self._options.ignored:
             return
-        stored: dict[str, str] = {}
+        try:
+            async with asyncio.timeout(self._options.turn_timeout_seconds):
+                stored = await self._read_back(main)
+        except TimeoutError:
+            self._recorder.error("read_back_timeout")
+            raise Over from None
+        if stored is None:
+            return
+        self._verified = True
+        for tab in self._tabs:
+            compare_texts(tab.reader.name, tab.reader.turns.values(), stored, self._recorder)
+
+    async def _read_back(self, main: Tab) -> dict[str, str] | None:
+        """``{message id: text}``, as far back as is wanted; None where the server refuses."""
+        wanted, stored = self._wanted(), dict[str, str]()
         before: str | None = None
         while wanted and (not stored or before is not None):
             page = await main.page(before)
             if page is None:
-                return
-            stored |= {message["id"]: text_of(message["content"]) for message in page["messages"]}
+                return None
+            for message in page["messages"]:
+                main.reader.check_owner(message, "its thread holds")
+                stored[message["id"]] = text_of(message["content"])
             wanted -= stored.keys()
             before = page["before"]
             if not page["messages"]:
                 break
-        for tab in self._tabs:
-            compare_texts(tab.reader.name, tab.reader.turns.values(), stored, self._recorder)
+        return stored

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from threadwire.client.backoff import ABNORMAL, delay, may_reconnect
-from threadwire.load.connection import Connection, Opener, Refused
+from threadwire.load.connection import OPEN_SECONDS, Connection, Opener, Refused
 from threadwire.load.options import Options
 from threadwire.load.reader import Reader
 from threadwire.load.recorder import Recorder
@@ -125,11 +125,13 @@ class Tab:
             self._ready = asyncio.get_running_loop().create_future()
             try:
                 self._connection = await self._world.opener.open(self.reader, self._number, self.reader.query)
-                await asyncio.wait([self._ready, self._connection.lost], return_when=asyncio.FIRST_COMPLETED)
+                either = [self._ready, self._connection.lost]
+                await asyncio.wait(either, timeout=OPEN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 if self._ready.done():
                     break
                 code = self._connection.close_code
-                recorder.error(f"closed_{code}")
+                recorder.error(f"closed_{code}" if self._connection.lost.done() else "ready_timeout")
+                self._connection.cut()
             except Refused as refused:
                 recorder.error(refused.code)
                 status = refused.status
@@ -146,7 +148,13 @@ class Tab:
             raise Over
         announced, self.reader.goaway = self.reader.goaway, None
         chance = random.random()  # noqa: S311 -- jitter
-        await asyncio.sleep(delay(failures, chance, code=code, http_status=status, announced=announced))
+        seconds = delay(failures, chance, code=code, http_status=status, announced=announced)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._world.over.wait()
+        except TimeoutError:
+            return
+        raise Over
 
     def _on_answer(self, frame: dict[str, Any]) -> None:
         if frame["type"] == "ready":

@@ -1,4 +1,4 @@
-"""``--fail-if``: when a run is not good enough, in words like ``first_token_p99>1.5s``; pure."""
+"""When a run is not good enough: ``--fail-if``, in words like ``first_token_p99>1.5s``, and if nothing worked; pure."""
 
 from __future__ import annotations
 
@@ -32,6 +32,20 @@ _OTHERS: dict[str, Callable[[dict[str, Any]], float | None]] = {
     "server_cpu": lambda result: result["server"]["cpu"],
     "server_memory": lambda result: result["server"]["memory_bytes_max"],
 }
+
+
+#: How a turn of a server that works may end.
+_WORKED = ("completed", "cancelled", "interrupted")
+
+
+def nothing_worked(result: dict[str, Any]) -> str | None:
+    """Why the run says nothing of the server: nobody got in, or no turn came to its end. Idle ones take none."""
+    sessions, turns = result["sessions"], result["turns"]
+    if sessions.get("started") and not sessions["peak_connections"]:
+        return "nothing worked: there was no connection"
+    if any(turns.get(status) for status in _WORKED) or not (turns or sessions.get("failed")):
+        return None
+    return "nothing worked: no turn completed"
 
 
 @dataclass(frozen=True, slots=True)

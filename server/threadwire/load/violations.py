@@ -9,7 +9,7 @@ VIOLATIONS: dict[str, str] = {
     "seq_went_back": "a frame came out of order: its seq is below one that came before",
     "run_finished_twice": "a run ended more than once",
     "run_never_finished": "an acknowledged run had no run_finished within the turn's timeout",
-    "foreign_frame": "a frame belonged to a run or a thread of somebody else",
+    "foreign_frame": "a frame or a message belonged to a run or a thread of somebody else",
     "resume_gap": "a reader that came back at once had missed something, or was told so",
     "cancel_late": "a cancelled run had not finished within its deadline",
 }
