@@ -246,8 +246,9 @@ async def test_a_signal_ends_it_in_every_state(
     else:
         scripted.faults.append(Fault("silence", on="history"))
         reached = lambda: scripted.received and scripted.received[-1]["type"] == "history"  # noqa: E731
+    started: list[asyncio.subprocess.Process] = []
     running = asyncio.create_task(
-        load(tmp_path, scripted.url, "--sessions", "1", "--turn-timeout", "1h", started=(started := []).append)
+        load(tmp_path, scripted.url, "--sessions", "1", "--turn-timeout", "1h", started=started.append)
     )
     await eventually(reached, state)
     started[0].send_signal(number)

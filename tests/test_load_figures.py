@@ -117,11 +117,9 @@ def test_a_busy_generator_is_told(rows: list[dict[str, float]], said: str | None
 def test_the_peak_is_between_two_looks() -> None:
     """Connections that came and went within a second count for the most there were; those that stay count on."""
     ledger, recorder = Ledger(), Recorder()
-    for change in (1, 1, 1, -1, -1):
-        if change > 0:
-            recorder.connected()
-        else:
-            recorder.connections -= 1
+    for _ in range(3):
+        recorder.connected()
+    recorder.connections -= 2
     ledger.add(recorder.take())
     row = ledger.close_second({})
     assert (row["connections"], ledger.peak_connections) == (1, 3)

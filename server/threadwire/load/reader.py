@@ -209,8 +209,7 @@ class Reader:
 
     def _message(self, frame: dict[str, Any], _: float) -> None:
         message = frame["message"]
-        if frame.get("run_id") is None:
-            self.check_owner(message, "got")
+        self.check_owner(message, "got")
         for turn in self.turns.values():
             if message["id"] in turn.texts:
                 turn.texts[message["id"]] = [text_of(message["content"])]
