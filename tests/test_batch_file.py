@@ -227,5 +227,5 @@ async def test_a_hundred_thousand_lines(tmp_path: Path) -> None:
     late = resident()
     await process.communicate()
     assert process.returncode == 0
-    assert sum(1 for _ in out.open()) == count
+    assert out.read_bytes().count(b"\n") == count
     assert late - early < 32 * 2**20
