@@ -77,10 +77,29 @@ def test_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said.startswith("5/5, ")
     assert said.endswith(", 2 failed")
     assert sorted(path.name for path in folder.iterdir()) == ["in.jsonl", "out.jsonl"]
-    # Again, there is nothing to do.
+    # Again, there is nothing to do, and what failed has still failed.
     before = (folder / "out.jsonl").read_bytes()
-    assert main(arguments) == 0
+    assert main(arguments) == 1
     assert (folder / "out.jsonl").read_bytes() == before
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("5/5, ")
+    assert said.endswith(", 2 failed")
+
+
+def test_failed_before(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines that failed in an earlier process count, whatever this one does; taken out and answered, no more."""
+    write_inputs(folder, "one", "two", "three")
+    failed = '{"index": 1, "error": {"code": "model_error", "message": "it failed"}}\n'
+    (folder / "out.jsonl").write_text('{"index": 0, "message": {}}\n' + failed)
+    arguments = ["batch", "in.jsonl", "--out", "out.jsonl", "--graph", "graphs:echo"]
+    assert main(arguments) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("3/3, ")
+    assert said.endswith(", 1 failed")
+    assert [result["index"] for result in read_results(folder)] == [0, 1, 2]
+    (folder / "out.jsonl").write_text((folder / "out.jsonl").read_text().replace(failed, ""))
+    assert main(arguments) == 0
+    assert "failed" not in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_built_in_agent(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,5 +227,5 @@ async def test_a_hundred_thousand_lines(tmp_path: Path) -> None:
     late = resident()
     await process.communicate()
     assert process.returncode == 0
-    assert sum(1 for _ in out.open()) == count
+    assert out.read_bytes().count(b"\n") == count
     assert late - early < 32 * 2**20

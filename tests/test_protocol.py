@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import math
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from pydantic import BaseModel
 
 from threadwire import protocol
 from threadwire.errors import BadFrame, CommandError, InvalidArgument, ThreadwireError, every_error
@@ -232,6 +239,14 @@ def test_large_nonsense_is_refused_quickly(text: str) -> None:
     decode_or_refuse(text)
 
 
+@pytest.mark.parametrize("came", [0, -1])
+def test_a_number_out_of_range_is_named(came: int) -> None:
+    """Who sent a number that is too small is told which, and not that it is one."""
+    with pytest.raises(InvalidArgument) as caught:
+        decode(json.dumps({"type": "batch", "inputs": ["a"], "max_concurrency": came}))
+    assert caught.value.message == f"max_concurrency: expected a number from 1, got {came}"
+
+
 # --- encode ---------------------------------------------------------------------------------------
 
 any_text = st.text(st.characters(exclude_categories=()) | st.characters(categories=["Cs"]))
@@ -269,6 +284,84 @@ def test_any_object_can_be_sent(value: Any) -> None:
     data = encode({"data": json_safe(value)})
     assert b" object at 0x" not in data
     assert len(data) <= 6 * MAX_VALUE_BYTES
+
+
+class Colour(Enum):
+    RED = "red"
+    MIXED = (1, dt.date(2026, 1, 2))
+
+
+class Dated(BaseModel):
+    on: dt.date
+    inner: Any = None
+
+
+@dataclass
+class Part:
+    when: dt.datetime
+    _hidden: int = 1
+
+
+@dataclass(slots=True)
+class Slotted:
+    id: uuid.UUID
+
+
+class Fraction(float):
+    """No numpy, and no plain float."""
+
+
+MOMENT = dt.datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=dt.UTC)
+FORMS: list[tuple[Any, Any]] = [
+    (np.float64(1.5), 1.5),
+    (np.float32(0.1), 0.1),
+    (np.float64("nan"), None),
+    (np.int8(3), 3),
+    (np.bool_(True), True),
+    (np.str_("x"), "x"),
+    (np.datetime64("2026"), "2026-01-01T00:00:00"),
+    (np.longdouble(1), "<longdouble>"),
+    (np.arange(3, dtype=np.float32) * np.float32(0.1), [0.0, 0.1, 0.2]),
+    (np.arange(4)[::2], [0, 2]),
+    (np.array(5), 5),
+    (np.array([np.int8(1), None, MOMENT], dtype=object), [1, None, "2026-01-02T03:04:05.000006+00:00"]),
+    (MOMENT, "2026-01-02T03:04:05.000006+00:00"),
+    (dt.date(2026, 1, 2), "2026-01-02"),
+    (dt.time(3, 4), "03:04:00"),
+    (dt.timedelta(1), "<timedelta>"),
+    (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+    (Colour.RED, "red"),
+    (Colour.MIXED, [1, "2026-01-02"]),
+    (Dated(on=MOMENT.date(), inner=[Colour.RED]), {"on": "2026-01-02", "inner": ["red"]}),
+    (Part(MOMENT), {"when": "2026-01-02T03:04:05.000006+00:00"}),
+    (Slotted(uuid.UUID(int=1)), {"id": "00000000-0000-0000-0000-000000000001"}),
+    (Fraction(0.5), 0.5),
+    ({Colour.RED: 1, MOMENT.date(): 2, 1.5: 3, math.nan: 5}, {"red": 1, "2026-01-02": 2, "1.5": 3, "null": 5}),
+]
+
+
+class Unreadable(Mapping[str, Any]):
+    """Raises when it is looked into."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise RuntimeError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        raise RuntimeError
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(("value", "form"), FORMS, ids=lambda value: type(value).__name__)
+def test_a_bad_neighbour_changes_nothing(value: Any, form: Any) -> None:
+    """A value has one form, alone and beside what orjson will not write: a cycle, a key, half a character."""
+    assert json_safe(value) == form
+    cycle: dict[str, Any] = {}
+    cycle["me"] = cycle
+    assert json_safe({"value": value, "cycle": cycle}) == {"value": form, "cycle": {"me": "<cycle>"}}
+    assert json_safe([value, "\ud800", Unreadable()]) == [form, "\ufffd", "<Unreadable>"]
+    assert json_safe({"value": value, (1,): np.float64(1.5)}) == {"value": form, "<tuple>": 1.5}
 
 
 def test_deep_and_cyclic_objects_can_be_sent() -> None:

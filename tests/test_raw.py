@@ -258,6 +258,37 @@ async def test_a_slow_reader_misses_some(serve: Serve) -> None:
     assert MAX_WAITING_EVENTS <= len(got) < 600
 
 
+async def test_the_end_of_a_run_overtakes_nothing(serve: Serve) -> None:
+    """A reader that is behind gets a run's events, and what it missed of them, before its ``run_finished``."""
+    served = await serve("stream_graphs:flood", events=OPEN | {"include_types": ["custom"]})
+    shrink_send_buffers(served)
+    slow = await connect_raw(served, "thread_id=t1&raw=1&include_types=custom", receive_buffer=4096)
+    assert (await slow.next())["type"] == "ready"
+    fast = await served.attach("t1", exclude_types="custom")
+    await fast.turn("1000")
+    told = 0
+    while (frame := await slow.next())["type"] != "run_finished":
+        if frame["type"] == "event":
+            told += frame.get("dropped", 1)
+    assert told == 1000
+    slow.vanish()
+
+
+def test_what_is_missing_is_told_in_its_place() -> None:
+    """What was dropped is told of between what came before it and what came after."""
+    reader = RawReader(lambda: None)
+    reader.filter = Filter()
+    origin, large = Origin("custom", "n", ()), b"x" * (MAX_WAITING_BYTES - 1)
+    for data in (b"a", large, b"too much", b"too much"):
+        reader.put(origin, data)
+    assert reader.take() == b"a"
+    for data in (b"b", b"too much"):
+        reader.put(origin, data)
+    assert reader.take() == large
+    got = [reader.take() for _ in range(4)]
+    assert got == [encode({"type": "event", "dropped": n}) if n else b"b" for n in (2, 0, 1)] + [None]
+
+
 def test_the_buffer_is_bounded() -> None:
     """By number and by bytes; a newer filter holds for what waits already."""
     woken: list[int] = []

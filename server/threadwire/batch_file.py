@@ -37,6 +37,9 @@ EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 #: Lines at once where the configuration has no limit: a window there must be.
 _WIDTH_WITHOUT_LIMIT = 8
 
+#: What the results file has of a line.
+_NONE, _ANSWERED, _FAILED = range(3)
+
 
 def run(settings: Settings, source: Path, target: Path, max_concurrency: int | None) -> int:
     """Run the lines of ``source`` that have no result in ``target`` yet; returns the exit code.
@@ -52,23 +55,23 @@ def run(settings: Settings, source: Path, target: Path, max_concurrency: int | N
 
 
 async def _run(settings: Settings, lines: BinaryIO, results: BinaryIO, max_concurrency: int | None) -> int:
-    done = _finished_lines(results)
+    ended = _ended_lines(results)
     count = blank = 0
     for line in lines:
         count += 1
         blank += not line.strip()
-    if len(done) > count:
+    if len(ended) > count:
         raise StartupError(f"{results.name}: has results of more lines than {lines.name} has; name another --out")
     lines.seek(0)
     async with _open_parts(settings) as parts:
         width = max_concurrency or settings.limits.max_batch_concurrency or _WIDTH_WITHOUT_LIMIT
-        batch = Batch(str(uuid_utils.uuid7()), _inputs(lines, done), width, parts)
+        batch = Batch(str(uuid_utils.uuid7()), _inputs(lines, ended), width, parts)
         with _cancelled_by_signals(batch):
-            return await _write(batch, results, Progress(sys.stderr, count - blank, sum(done)))
+            progress = Progress(sys.stderr, count - blank, len(ended) - ended.count(_NONE), ended.count(_FAILED))
+            return await _write(batch, results, progress)
 
 
 async def _write(batch: Batch, results: BinaryIO, progress: Progress) -> int:
-    failed = 0
     async with aclosing(batch.frames()) as frames:
         async for frame in frames:
             if frame["type"] == "run_finished":
@@ -76,21 +79,20 @@ async def _write(batch: Batch, results: BinaryIO, progress: Progress) -> int:
             kept = {key: frame[key] for key in ("index", "message", "error") if key in frame}
             results.write(orjson.dumps(kept) + b"\n")
             results.flush()
-            failed += "error" in frame
             progress.step(error="error" in frame)
     progress.close()
     if frame["status"] == "cancelled":
         sys.stderr.write("interrupted; the same command goes on from here\n")
         return EXIT_INTERRUPTED
-    return EXIT_SOME_FAILED if failed else 0
+    return EXIT_SOME_FAILED if progress.errors else 0
 
 
 # --- files ----------------------------------------------------------------------------------------
 
 
-def _finished_lines(results: BinaryIO) -> bytearray:
-    """Which lines have a result: a byte each, 1 where they have. What is no whole line at the end is cut off."""
-    done = bytearray()
+def _ended_lines(results: BinaryIO) -> bytearray:
+    """What became of each line: a byte each, however often it has a result. An end that is no whole line is cut off."""
+    ended = bytearray()
     whole = 0
     results.seek(0)
     for number, line in enumerate(results, 1):
@@ -98,20 +100,21 @@ def _finished_lines(results: BinaryIO) -> bytearray:
             break
         whole += len(line)
         try:
-            index = int(orjson.loads(line)["index"])
+            result = orjson.loads(line)
+            index = int(result["index"])
         except (ValueError, KeyError, TypeError):
             raise StartupError(f"{results.name} line {number}: not a result of threadwire batch") from None
-        if index >= len(done):
-            done.extend(bytes(index + 1 - len(done)))
-        done[index] = 1
+        if index >= len(ended):
+            ended.extend(bytes(index + 1 - len(ended)))
+        ended[index] = _FAILED if "error" in result else _ANSWERED
     results.truncate(whole)
-    return done
+    return ended
 
 
-def _inputs(lines: BinaryIO, done: bytearray) -> Iterator[Input]:
+def _inputs(lines: BinaryIO, ended: bytearray) -> Iterator[Input]:
     """The inputs that have no result yet, each under its line's number, from 0; blank lines are none."""
     for index, line in enumerate(lines):
-        if line.strip() and not (index < len(done) and done[index]):
+        if line.strip() and (index >= len(ended) or ended[index] == _NONE):
             yield index, _content(line)
 
 

@@ -277,20 +277,21 @@ class Connection:
             if answer.sent is not None:
                 answer.sent.set()
             return True
-        before = cursor.position
-        if (event := self._raw.take()) is not None:
-            await self._ws.send(event)
+        # Looked at in one moment: what the log has now was told after all raw events that wait now.
+        before, events = cursor.position, len(self._raw)
         try:
             frames = cursor.take(until=answer.after if answer is not None else None)
         except Gap as gap:
-            await self._send(session.thread.gap(gap.requested, gap.earliest))
-            return True
+            frames = [encode(session.thread.gap(gap.requested, gap.earliest))]
+        for _ in range(events):
+            if (event := self._raw.take()) is not None:
+                await self._ws.send(event)
         for data in frames:
             await self._ws.send(data)
-        if len(frames) > 1:
+        if events + len(frames) > 1:
             # A socket that takes all of a long replay would keep everyone else waiting.
             await asyncio.sleep(0)
-        return cursor.position != before or event is not None
+        return cursor.position != before or events > 0
 
     async def _send(self, frame: dict[str, Any]) -> None:
         await self._ws.send(encode(frame))

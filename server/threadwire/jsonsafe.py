@@ -10,6 +10,7 @@ import base64
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import Any
 
 import orjson
@@ -69,7 +70,9 @@ def is_deeper(value: Any, levels: int) -> bool:
     return bool(level)
 
 
-def _default(value: Any) -> Any:
+def _default(value: Any) -> Any:  # noqa: PLR0911 -- a case a line
+    if isinstance(value, float):
+        return float(value)
     if isinstance(value, BaseModel):
         # As what they are, not as the field's type: a list of messages is dumped with its tool calls.
         return value.model_dump(mode="python", warnings=False, serialize_as_any=True)
@@ -81,39 +84,66 @@ def _default(value: Any) -> Any:
         return dict(value)
     if type(value).__module__ == "numpy":
         # What orjson does not write by itself: arrays of objects or of text, dates, those that are not contiguous.
-        return value.tolist()
+        found = value.tolist()
+        # Numbers wider than Python's stay what they are.
+        if type(found) is not type(value):
+            return found
     return f"<{type(value).__name__}>"
 
 
-def _walk(value: Any, depth: int, above: set[int]) -> Any:  # noqa: PLR0911 -- a case a line
+def _walk(value: Any, depth: int, above: set[int]) -> Any:
+    """By hand, in the same form as orjson's; what cannot be looked at costs itself alone, and not what is beside it."""
+    try:
+        return _form(value, depth, above)
+    except Exception:
+        # Whatever the object's own code raises: its type is what is left to say.
+        return f"<{type(value).__name__}>"
+
+
+def _form(value: Any, depth: int, above: set[int]) -> Any:  # noqa: PLR0911 -- a case a line
+    if isinstance(value, Enum):
+        return _walk(value.value, depth, above)
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if value is None or isinstance(value, bool | float):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, float):
+        return float(value)
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**64 else str(value)
     if depth >= MAX_VALUE_DEPTH:
         return f"<{type(value).__name__}>"
-    if id(value) in above:
-        return "<cycle>"
-    inside = above | {id(value)}
+    return "<cycle>" if id(value) in above else _opened(value, depth, above | {id(value)})
+
+
+def _opened(value: Any, depth: int, inside: set[int]) -> Any:
     if isinstance(value, Mapping):
         return {_key(key): _walk(item, depth + 1, inside) for key, item in value.items()}
     if isinstance(value, list | tuple | AbstractSet):
         return [_walk(item, depth + 1, inside) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _walk(getattr(value, item.name, None), depth + 1, inside) for item in fields(value)}
+        return {name: _walk(item, depth + 1, inside) for name, item in _attributes(value) if not name.startswith("_")}
     try:
-        found = _default(value)
-    except Exception:
-        # Whatever the object's own dump raises: its type is what is left to say.
-        return f"<{type(value).__name__}>"
-    return _walk(found, depth + 1, inside)
+        # Dates, UUIDs, numpy's numbers and arrays.
+        return orjson.loads(orjson.dumps(value, option=_OPTIONS))
+    except (TypeError, ValueError, RecursionError):
+        return _walk(_default(value), depth + 1, inside)
+
+
+def _attributes(value: Any) -> list[tuple[str, Any]]:
+    if hasattr(value, "__dict__"):
+        return list(vars(value).items())
+    return [(item.name, getattr(value, item.name, None)) for item in fields(value)]
 
 
 def _key(key: Any) -> str:
+    if isinstance(key, Enum):
+        return _key(key.value)
     if isinstance(key, str):
         return str(_walk(key, 0, set()))
-    if key is None or isinstance(key, bool):
-        return {None: "null", True: "true", False: "false"}[key]
-    return str(key) if isinstance(key, int | float) else f"<{type(key).__name__}>"
+    if type(key).__module__ == "numpy":
+        key = key.tolist()
+    try:
+        return str(next(iter(orjson.loads(orjson.dumps({key: None}, option=_OPTIONS)))))
+    except (TypeError, ValueError, RecursionError):
+        return str(key) if isinstance(key, int | float) else f"<{type(key).__name__}>"

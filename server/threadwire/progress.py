@@ -11,15 +11,18 @@ _WIDTH = 30
 
 
 class Progress:
-    """How far ``total`` steps are, of which ``done`` were done before; ``close()`` leaves the last state standing."""
+    """How far ``total`` steps are, of which ``done`` were done before, ``errors`` of them in vain.
 
-    def __init__(self, out: TextIO, total: int, done: int = 0) -> None:
+    ``close()`` leaves the last state standing.
+    """
+
+    def __init__(self, out: TextIO, total: int, done: int = 0, errors: int = 0) -> None:
         self._out = out
         self._live = out.isatty()
         self._total = total
         self._before = done
         self._done = done
-        self._errors = 0
+        self.errors = errors
         self._started_at = self._drawn_at = time.monotonic()
         if self._live:
             self._draw()
@@ -27,7 +30,7 @@ class Progress:
     def step(self, *, error: bool = False) -> None:
         """One more is done."""
         self._done += 1
-        self._errors += error
+        self.errors += error
         if time.monotonic() - self._drawn_at >= (_TERMINAL_SECONDS if self._live else _LINE_SECONDS):
             self._draw()
 
@@ -43,7 +46,7 @@ class Progress:
         seconds = time.monotonic() - self._started_at
         speed = (self._done - self._before) / seconds if seconds else 0.0
         left = f", {_clock((self._total - self._done) / speed)} left" if speed and self._done < self._total else ""
-        errors = f", {self._errors} failed" if self._errors else ""
+        errors = f", {self.errors} failed" if self.errors else ""
         return f"{self._done}/{self._total}, {speed:.1f}/s{errors}{left}"
 
     def _draw(self) -> None:

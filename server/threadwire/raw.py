@@ -28,9 +28,9 @@ class RawReader:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._waiting: deque[tuple[Origin, bytes]] = deque()
+        # A number stands where so many are missing.
+        self._waiting: deque[tuple[Origin, bytes] | int] = deque()
         self._bytes = 0
-        self._dropped = 0
         #: What this reader wants to see; None: it wants none.
         self.filter: Filter | None = None
 
@@ -40,19 +40,27 @@ class RawReader:
             self._waiting.append((origin, data))
             self._bytes += len(data)
         else:
-            self._dropped += 1
+            newest = self._waiting[-1] if self._waiting else None
+            if isinstance(newest, int):
+                self._waiting[-1] = newest + 1
+            else:
+                self._waiting.append(1)
         self._wake()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def take(self) -> bytes | None:
         """The next frame, or None; frames that a newer filter hides are passed over."""
         while self._waiting:
-            origin, data = self._waiting.popleft()
-            self._bytes -= len(data)
-            if self.filter is not None and self.filter.passes(origin):
-                return data
-        dropped, self._dropped = self._dropped, 0
-        if dropped and self.filter is not None:
-            return encode({"type": "event", "dropped": dropped})
+            found = self._waiting.popleft()
+            if not isinstance(found, int):
+                origin, data = found
+                self._bytes -= len(data)
+                if self.filter is not None and self.filter.passes(origin):
+                    return data
+            elif self.filter is not None:
+                return encode({"type": "event", "dropped": found})
         return None
 
 

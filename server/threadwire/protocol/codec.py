@@ -187,7 +187,7 @@ def _json_type(value: Any) -> str:
     if isinstance(value, bool):
         return "a boolean"
     if isinstance(value, int | float):
-        return "a number"
+        return str(value)
     if isinstance(value, str):
         return f"the string {value[:40]!r}"
     return "a list" if isinstance(value, list) else "an object"
