@@ -190,6 +190,8 @@ class Log:
         """Numbers up to ``seq`` are reserved in the journal: their frames may be read."""
         self.reserved = seq
         self._set_readable()
+        if self._bytes > self._max_bytes > 0:
+            self._trim()
         self._wake()
 
     def settle(self, seq: int) -> None:
@@ -284,7 +286,12 @@ class Log:
             entry.size = size
 
     def _trim(self) -> None:
-        while self._bytes > self._max_bytes and self._start < len(self._entries) - 1:
+        # A number that is not reserved may be given again by the next process: no reader must come to stand behind it.
+        while (
+            self._bytes > self._max_bytes
+            and self._start < len(self._entries) - 1
+            and self._seqs[self._start] <= self.reserved
+        ):
             self._drop_first()
         self._compact()
 
