@@ -10,7 +10,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import interrupt
 
-from graphs import add, chat_openai, hang
+from graphs import add, hang, tool_loop
 
 
 @tool
@@ -19,34 +19,19 @@ async def confirm(what: str) -> str:
     return f"{what}: {interrupt({'question': what})}"
 
 
-def _loop(tools: list[Any]) -> Any:
-    model = chat_openai().bind_tools(tools)
-
-    async def call(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [await model.ainvoke(state["messages"])]}
-
-    builder = StateGraph(MessagesState)
-    builder.add_node("model", call)
-    builder.add_node("tools", ToolNode(tools))
-    builder.add_edge(START, "model")
-    builder.add_conditional_edges("model", tools_condition)
-    builder.add_edge("tools", "model")
-    return builder.compile()
-
-
 def asking(_config: Any) -> Any:
     """A tool-calling loop whose one tool asks: ``/tool confirm {"what": "it"}``."""
-    return _loop([confirm])
+    return tool_loop([confirm])
 
 
 def both(_config: Any) -> Any:
     """The same, also with tools that answer at once, and never."""
-    return _loop([confirm, add, hang])
+    return tool_loop([confirm, add, hang])
 
 
 def nested(_config: Any) -> Any:
     """The first, inside a subgraph."""
-    return StateGraph(MessagesState).add_node("inner", _loop([confirm])).add_edge(START, "inner").compile()
+    return StateGraph(MessagesState).add_node("inner", tool_loop([confirm])).add_edge(START, "inner").compile()
 
 
 def same_ids(_config: Any) -> Any:

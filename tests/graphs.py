@@ -78,9 +78,8 @@ async def fail() -> str:
     raise ValueError("secret-in-exception")
 
 
-def agent(_config: Any) -> Any:
-    """A tool-calling loop through the real ChatOpenAI: ``/tool add {"a": 1, "b": 2}`` makes the model call it."""
-    tools = [add, hang, fail]
+def tool_loop(tools: list[Any]) -> Any:
+    """The real ChatOpenAI and its tools, in turn, until it calls none."""
     model = chat_openai().bind_tools(tools)
 
     async def call(state: MessagesState) -> dict[str, Any]:
@@ -93,3 +92,8 @@ def agent(_config: Any) -> Any:
     builder.add_conditional_edges("model", tools_condition)
     builder.add_edge("tools", "model")
     return builder.compile()
+
+
+def agent(_config: Any) -> Any:
+    """A tool-calling loop through the real ChatOpenAI: ``/tool add {"a": 1, "b": 2}`` makes the model call it."""
+    return tool_loop([add, hang, fail])
