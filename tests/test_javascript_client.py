@@ -33,9 +33,15 @@ async def test_in_node(name: str) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
+    assert process.stdout is not None
+    output = bytearray()
     try:
-        async with asyncio.timeout(300):
-            output, _ = await process.communicate()
+        async with asyncio.timeout(480):
+            while data := await process.stdout.read(65536):
+                output += data
+            await process.wait()
+    except TimeoutError:
+        pytest.fail(f"not done in time; so far:\n{output.decode()}")
     finally:
         if process.returncode is None:
             process.kill()

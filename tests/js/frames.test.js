@@ -1,10 +1,9 @@
 /** The JavaScript client is held to the protocol's examples, as the Python one and the docs are. */
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
-import { test } from "node:test";
 import * as threadwire from "../../client_demo/threadwire.js";
 import { TYPES } from "../../client_demo/threadwire/frames.js";
-import { Script, chatWith, eventually, ready } from "./harness.js";
+import { Script, chatWith, eventually, ready, test } from "./harness.js";
 
 const examples = JSON.parse(await readFile(new URL("../frames.json", import.meta.url), "utf8"));
 const written = await readFile(new URL("../../client_demo/threadwire.d.ts", import.meta.url), "utf8");
@@ -105,6 +104,4 @@ test("every command of the protocol can be said, with each of its fields", async
       );
     }
   }
-  chat.close();
-  await script.close();
 });

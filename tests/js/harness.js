@@ -8,13 +8,35 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import net from "node:net";
+import { test as nodeTest } from "node:test";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { WebSocket, WebSocketServer } from "ws";
 import { connect } from "../../client_demo/threadwire.js";
 
 const PYTHON = process.env.PYTHON ?? new URL("../../.venv/bin/python", import.meta.url).pathname;
-const DEADLINE_MS = 20_000;
+const DEADLINE_MS = 60_000;
+
+const TEST_MS = 180_000;
+
+/** What a test has open, each as the function that ends it. @type {Set<() => unknown>} */
+const open = new Set();
+
+/**
+ * A test, bounded in time, that leaves nothing open. One that fails does not reach its own end, and a socket or a server that is
+ * left keeps Node from exiting, so that nobody would ever read why it failed.
+ *
+ * @param {string} name @param {() => unknown} body
+ */
+export const test = (name, body) =>
+  nodeTest(name, { timeout: TEST_MS }, async (context) => {
+    context.after(async () => {
+      const ends = [...open].reverse();
+      open.clear();
+      for (const end of ends) await end();
+    });
+    await body();
+  });
 
 /** Wait until a condition holds. @template T @param {() => T | Promise<T>} condition @param {string} what @returns {Promise<NonNullable<T>>} */
 export async function eventually(condition, what) {
@@ -30,12 +52,13 @@ export async function eventually(condition, what) {
 /** @param {import("../../client_demo/threadwire.d.ts").ConnectOptions} options */
 export function chatWith(options) {
   const chat = connect({ WebSocket: /** @type {any} */ (WebSocket), ...options });
+  open.add(() => chat.close());
   /** @type {Frame[]} */
   const frames = [];
-  /** @type {import("../../client_demo/threadwire.d.ts").Line[]} */
+  /** What the chat said of its line, and when. @type {(import("../../client_demo/threadwire.d.ts").Line & {at: number})[]} */
   const lines = [];
   chat.addEventListener("frame", (event) => frames.push(event.detail));
-  chat.addEventListener("line", (event) => lines.push(event.detail));
+  chat.addEventListener("line", (event) => lines.push({ ...event.detail, at: Date.now() }));
   return { chat, frames, lines };
 }
 
@@ -44,12 +67,17 @@ export const textOf = (frames) => frames.map((frame) => (frame.type === "token" 
 
 /** `threadwire serve`, with a simulated model that is as fast as it can be. */
 export class Server {
-  /** @param {Record<string, string>} settings environment, without its prefix */
+  /** One that ends with the test. @param {Record<string, string>} settings environment, without its prefix */
   static async start(settings = {}) {
-    const folder = await mkdtemp(join(tmpdir(), "threadwire-js-"));
-    const server = new Server(folder, settings);
+    const server = await Server.make(settings);
+    open.add(() => server.remove());
     await server.launch(0);
     return server;
+  }
+
+  /** One that is launched and removed by its maker. @param {Record<string, string>} settings */
+  static async make(settings) {
+    return new Server(await mkdtemp(join(tmpdir(), "threadwire-js-")), settings);
   }
 
   /** @param {string} folder @param {Record<string, string>} settings */
@@ -106,6 +134,7 @@ export class Proxy {
   /** @param {number} port where it leads */
   static async start(port) {
     const proxy = new Proxy(port);
+    open.add(() => proxy.close());
     proxy.listener.listen(0, "127.0.0.1");
     await once(proxy.listener, "listening");
     return proxy;
@@ -150,10 +179,13 @@ export class Proxy {
     }
   }
 
+  /** @private */
   async close() {
-    this.cut();
+    this.open = false;
+    const closed = once(this.listener, "close");
     this.listener.close();
-    await once(this.listener, "close");
+    this.cut();
+    await closed;
   }
 }
 
@@ -162,6 +194,7 @@ export class Script {
   /** @param {(socket: import("ws").WebSocket, request: import("node:http").IncomingMessage) => void} onConnection */
   static async start(onConnection) {
     const script = new Script(onConnection);
+    open.add(() => script.close());
     await once(script.server, "listening");
     return script;
   }
@@ -177,9 +210,10 @@ export class Script {
   }
 
   async close() {
-    for (const client of this.server.clients) client.terminate();
+    const closed = once(this.server, "close");
     this.server.close();
-    await once(this.server, "close");
+    for (const client of this.server.clients) client.terminate();
+    await closed;
   }
 }
 
