@@ -16,7 +16,7 @@ from threadwire.protocol import decode_frame
 from threadwire.testing.server import Server
 
 #: How long anything may take here before a test fails; generous, since nothing is timed.
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 async def eventually(condition: Callable[[], Any], what: str = "condition", deadline: float = DEADLINE) -> Any:

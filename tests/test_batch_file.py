@@ -157,7 +157,9 @@ def test_what_it_will_not_take(folder: Path, capsys: pytest.CaptureFixture[str])
     write_inputs(folder, "one")
     (folder / "other.jsonl").write_text('{"hello": 1}\n')
     (folder / "longer.jsonl").write_text('{"index": 7, "message": {}}\n')
+    (folder / "below.jsonl").write_text('{"index": -3, "message": {}}\n')
     cases = [
+        ("graphs:echo", "in.jsonl", "below.jsonl", "below.jsonl line 1: not a result"),
         ("graphs:echo", "gone.jsonl", "out.jsonl", "gone.jsonl: No such file"),
         ("graphs:echo", "in.jsonl", "other.jsonl", "other.jsonl line 1: not a result"),
         ("graphs:echo", "in.jsonl", "longer.jsonl", "results of more lines"),

@@ -123,8 +123,8 @@ async def test_no_grace_is_at_once(serve: Serve, leave: Leave) -> None:
 @pytest.mark.parametrize("leave", [go_away, vanish])
 async def test_coming_back_in_time_keeps_the_run(serve: Serve, leave: Leave) -> None:
     """Whoever attaches within the grace finds the run going on, and nothing of it missing."""
-    served = await serve(runs={"disconnect_grace_seconds": 0.5})
-    socket, run_id = await speaking(served, ONE_SECOND)
+    served = await serve(runs={"disconnect_grace_seconds": 2})
+    socket, run_id = await speaking(served, "/tokens 400\n/tokens-per-second 100")
     epoch, last = socket.frames[0]["epoch"], socket.frames[-1]["seq"]
     await leave(socket)
     back = await served.attach("t1", after=last, epoch=epoch)
@@ -160,14 +160,14 @@ async def test_the_last_to_leave_decides_how_soon(serve: Serve) -> None:
 
 async def test_each_loss_has_its_own_grace(serve: Serve) -> None:
     """A grace that somebody ended does not go on counting: the next loss starts a new one."""
-    served = await serve(runs={"disconnect_grace_seconds": 0.4})
-    socket, run_id = await speaking(served, "/tokens 120\n/tokens-per-second 100")
+    served = await serve(runs={"disconnect_grace_seconds": 2})
+    socket, run_id = await speaking(served, "/tokens 400\n/tokens-per-second 100")
     epoch = socket.frames[0]["epoch"]
     for _ in range(6):
         last = socket.frames[-1]["seq"]
         await socket.vanish()
         socket = await served.attach("t1", after=last, epoch=epoch)
-        for _ in range(10):
+        for _ in range(40):
             await socket.until("token")
     finished = await socket.until("run_finished")
     assert (finished["run_id"], finished["status"]) == (run_id, "completed")
@@ -220,7 +220,7 @@ async def test_queued_turns_follow_their_own_on_disconnect(serve: Serve) -> None
     epoch = goes_on.frames[0]["epoch"]
     runs = []
     for socket, content in (
-        (goes_on, "/tokens 40\n/tokens-per-second 100"),
+        (goes_on, "/tokens 300\n/tokens-per-second 100"),
         (gives_up, "second"),
         (goes_on, "third"),
         (gives_up, "fourth"),

@@ -25,7 +25,7 @@ from threadwire.errors import StartupError
 from threadwire.models.script import words
 from threadwire.simulate import KEPT_REQUESTS, start_simulator
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 class Provider:

@@ -102,6 +102,8 @@ def _ended_lines(results: BinaryIO) -> bytearray:
         try:
             result = orjson.loads(line)
             index = int(result["index"])
+            if index < 0:
+                raise ValueError(index)  # noqa: TRY301 -- told as the others are
         except (ValueError, KeyError, TypeError):
             raise StartupError(f"{results.name} line {number}: not a result of threadwire batch") from None
         if index >= len(ended):

@@ -11,9 +11,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from harness import DEADLINE
+
+# Playwright's own five seconds are for pages, not for what a busy machine does behind them.
+expect.set_options(timeout=DEADLINE * 1000)
 
 FLAGS = (
     "--no-sandbox",
@@ -80,7 +83,7 @@ async def open_page(browser: Browser) -> AsyncIterator[Open]:
         if context is None:
             context = await browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})  # type: ignore[arg-type]
             contexts.append(context)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(DEADLINE * 1000)
         page = await context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda said: faults.append(said.text) if "Content Security Policy" in said.text else None)

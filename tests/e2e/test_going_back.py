@@ -84,7 +84,7 @@ async def test_a_server_that_dies_in_mid_answer(process: ServerProcess, open_pag
     await process.kill()
     await expect(line(page, "Reconnecting")).to_be_visible()
     await process.launch("--port", process.url.rsplit(":", 1)[1])
-    await expect(line(page, "Live")).to_be_visible(timeout=30_000)
+    await expect(line(page, "Live")).to_be_visible()
     await expect(answers(page).get_by_text("Cut off: the server went down")).to_be_visible()
     text = await said(page).inner_text()
     await page.reload()
@@ -93,5 +93,5 @@ async def test_a_server_that_dies_in_mid_answer(process: ServerProcess, open_pag
     await expect(asked(page)).to_have_count(1)
     await page.locator(".cut").get_by_role("button", name="Answer again").click()
     await expect(button(page, "Stop")).to_be_visible()
-    await expect(button(page, "Stop")).to_be_hidden(timeout=20_000)
+    await expect(button(page, "Stop")).to_be_hidden()
     assert len((await said(page).inner_text()).split()) == 100

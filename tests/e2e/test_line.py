@@ -47,7 +47,7 @@ async def test_reload_in_mid_answer(serve: Serve, open_page: Open) -> None:
     await expect(said(page)).not_to_be_empty()
     await page.reload()
     await expect(button(page, "Stop")).to_be_visible()
-    await expect(button(page, "Answer again")).to_be_visible(timeout=20_000)
+    await expect(button(page, "Answer again")).to_be_visible()
     assert len((await said(page).inner_text()).split()) == 200
     await expect(asked(page)).to_have_count(1)
 
@@ -79,7 +79,7 @@ async def test_what_is_typed_without_a_server_goes_out_once(process: ServerProce
         await say(page, text)
     await expect(page.get_by_text("Waiting to be sent")).to_have_count(2)
     await restart(process)
-    await expect(answers(page)).to_have_count(3, timeout=30_000)
+    await expect(answers(page)).to_have_count(3)
     await expect(line(page, "Live")).to_be_visible()
     await expect(asked(page)).to_have_text([re.compile("^one"), re.compile("^two"), re.compile("^three")])
     await expect(page.get_by_text("Waiting to be sent")).to_have_count(0)
@@ -94,7 +94,7 @@ async def test_a_server_that_stops_says_so(process: ServerProcess, open_page: Op
     await expect(line(page, "Server is stopping")).to_be_visible()
     assert await process.ended() == 0
     await restart(process)
-    await expect(line(page, "Live")).to_be_visible(timeout=30_000)
+    await expect(line(page, "Live")).to_be_visible()
     assert len((await said(page).inner_text()).split()) == 200
 
 
@@ -111,7 +111,7 @@ async def test_offline_and_back(process: ServerProcess, open_page: Open) -> None
     await expect(page.get_by_text("Waiting to be sent")).to_be_visible()
     await restart(process)
     await page.context.set_offline(False)
-    await expect(answers(page).last).to_contain_text("You said: two", timeout=30_000)
+    await expect(answers(page).last).to_contain_text("You said: two")
     await expect(line(page, "Live")).to_be_visible()
     await expect(asked(page)).to_have_count(2)
 

@@ -149,13 +149,13 @@ async def test_nothing_serious_for_axe(serve: Serve, open_page: Open, scheme: st
     await serious(page, axe)
     for text in ("Why are cursors better than queues?", "What time is it in Tokyo, and do I need an umbrella?"):
         await say(page, text)
-        await expect(button(page, "Stop")).to_be_hidden(timeout=20_000)
+        await expect(button(page, "Stop")).to_be_hidden()
     await page.locator("details.tool summary").first.click()
     await button(page, "Behind the scenes").click()
     await page.get_by_text("Filters", exact=True).click()
     await serious(page, axe)
     await say(page, "I want my money back for A1002")
-    await expect(page.get_by_role("form", name="The assistant asks")).to_be_visible(timeout=20_000)
+    await expect(page.get_by_role("form", name="The assistant asks")).to_be_visible()
     await page.get_by_role("button", name="More about").first.click()
     await serious(page, axe)
 
