@@ -39,7 +39,7 @@ def test_what_grows_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 async def test_a_short_soak(serve: Serve, tmp_path: Path) -> None:
     """It mixes every behaviour by itself; a few seconds of it say nothing of growth."""
     served = await serve()
-    arguments = ["--duration", "3s", "--sessions", "20", "--database", str(served.database), "--report", "soak.html"]
+    arguments = ["--duration", "8s", "--sessions", "20", "--database", str(served.database), "--report", "soak.html"]
     loaded = await load(tmp_path, served.url, *arguments, command="soak")
     assert loaded.code == 0, loaded.out + loaded.err
     assert loaded.result["turns"]["cancelled"] > 0
