@@ -24,7 +24,8 @@ from aiohttp.typedefs import Handler, Middleware
 
 import threadwire
 from threadwire import http, logs, page, resources, stateless, states
-from threadwire.auth import check_host, check_origin
+from threadwire.auth import ADDRESS, ANONYMOUS, GRANT, USER, Grant
+from threadwire.auth.origin import check_host, check_origin
 from threadwire.connection import Connection, ConnectionSettings
 from threadwire.errors import StartupError
 from threadwire.filters import Filter
@@ -192,6 +193,9 @@ def _guard(settings: Settings) -> Middleware:
             check_host(request)
         if request.method not in ("GET", "HEAD"):
             check_origin(request, settings.server.allowed_origins)
+        request[ADDRESS] = request.remote or ""
+        request[GRANT] = Grant(ANONYMOUS)
+        request[USER] = ANONYMOUS
         return await handler(request)
 
     return guard
