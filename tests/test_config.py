@@ -238,7 +238,54 @@ def test_callers_tables_stay_as_they_are(tmp_path: Path) -> None:
             "events: {allow_raw: maybe}",
             'events.allow_raw: expected true or false, got "maybe" (config.yaml line 1)',
         ),
-        ("auth: {mode: jwt}", "auth.mode: jwt is not available yet; expected none (config.yaml line 1)"),
+        (
+            "auth: {mode: jwt}",
+            "auth: jwt: mode jwt needs one of jwks_url, public_key and secret (config.yaml line 1)",
+        ),
+        (
+            "auth: {mode: custom}",
+            "auth: handler: mode custom needs one, as module:attribute (config.yaml line 1)",
+        ),
+        (
+            "auth: {mode: jwt, jwt: {secret: s, algorithms: [RS256]}}",
+            (
+                "auth.jwt: algorithms: RS256 does not go with this key; expected of HS256, HS384, HS512"
+                " (config.yaml line 1)"
+            ),
+        ),
+        (
+            "auth: {jwt: {secret: s, jwks_url: 'https://x/keys'}}",
+            "auth.jwt: expected one of jwks_url, public_key and secret (config.yaml line 1)",
+        ),
+        (
+            "auth: {tokens: {a: same, b: same}}",
+            "auth.tokens: two names have the same token (config.yaml line 1)",
+        ),
+        (
+            "server: {allowed_origins: ['https://a.example/path']}",
+            (
+                "server.allowed_origins: expected scheme://host or scheme://host:port, and no more, got"
+                " 'https://a.example/path' (config.yaml line 1)"
+            ),
+        ),
+        (
+            "server: {trusted_proxies: [proxy.local]}",
+            (
+                "server.trusted_proxies: expected IP addresses and networks: 'proxy.local' does not appear to be"
+                " an IPv4 or IPv6 network (config.yaml line 1)"
+            ),
+        ),
+        (
+            "server: {tls: {key: k.pem}}",
+            "server.tls: a key without a certificate: set cert too (config.yaml line 1)",
+        ),
+        (
+            "server: {allowed_origins: ['*']}",
+            (
+                "server.allowed_origins: * lets every page in its visitors' browsers use this server, so each has to"
+                " bring a token: set auth.mode, or name the origins"
+            ),
+        ),
         ("server:\n  port: 1\n  port: 2", "server.port: stands twice (config.yaml line 3)"),
         ("graph: ${NOWHERE}:g", "graph: NOWHERE is not set in the environment (config.yaml line 1)"),
         (
@@ -344,6 +391,7 @@ def test_loopback_needs_no_auth(tmp_path: Path, host: str) -> None:
 SECRETS = {
     "model": {"api_key": SECRET, "base_url": f"https://user:{SECRET}@host/v1?api_key={SECRET}&x=1"},
     "storage": {"url": f"postgres://u:{SECRET}@db/x"},
+    "auth": {"tokens": {"alice": SECRET}, "jwt": {"secret": SECRET}},
     "agent": {
         "mcp_servers": {
             "a": {"command": "run", "args": ["--token", SECRET], "env": {"X": SECRET, "url": SECRET}},

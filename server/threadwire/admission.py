@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from threadwire.conversation import Conversation
 from threadwire.errors import Busy, NoActiveRun, NoSuchRun, QueueFull, ShuttingDown, ThreadwireError
@@ -45,9 +46,14 @@ class Admission:
         self._make_turn = make_turn
         self._max_queued = max_queued
 
-    async def start(self, command: Starting, answer: Answer, on_disconnect: OnDisconnect) -> None:
-        """Take in a turn: refuse it, answer its repeat as the first was, or commit it and let it wait or run."""
-        row = self._intake.row(command, on_disconnect)
+    async def start(
+        self, command: Starting, answer: Answer, on_disconnect: OnDisconnect, user: dict[str, Any] | None
+    ) -> None:
+        """Take in a turn that ``user`` asks for.
+
+        It is refused, answered as the first was where it is a repeat, or committed, and waits or runs.
+        """
+        row = self._intake.row(command, on_disconnect, user)
         try:
             self._admit(row)
             await self._intake.complete(row, command)

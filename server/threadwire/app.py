@@ -13,28 +13,32 @@ import random
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 # Before langgraph is imported: a tampered database must not run code.
 os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 
 import threadwire
 from threadwire import http, logs, page, resources, stateless, states
-from threadwire.auth import ADDRESS, ANONYMOUS, GRANT, USER, Grant
-from threadwire.auth.origin import check_host, check_origin
-from threadwire.connection import Connection, ConnectionSettings
-from threadwire.errors import StartupError
+from threadwire.auth import GRANT, USER, Authenticator
+from threadwire.auth.modes import open_authenticator
+from threadwire.auth.tickets import Tickets
+from threadwire.connection import Connection, ConnectionSettings, refuse
+from threadwire.errors import ServerError, StartupError, StorageError, ThreadwireError, Unauthorized
 from threadwire.filters import Filter
 from threadwire.fresh import fresh_parts
+from threadwire.gate import AUTHENTICATOR, REFUSAL, SOCKET, TICKETS, Gate
 from threadwire.graph import Graph, open_agent_graph, open_graph
 from threadwire.hub import Hub
 from threadwire.journal import Journal
 from threadwire.logs import get_logger
 from threadwire.models import open_model
+from threadwire.ownership import Ownership
 from threadwire.protocol import SUBPROTOCOL, CloseCode
 from threadwire.run import RunLimits
 from threadwire.settings import Settings
@@ -48,6 +52,8 @@ logger = get_logger(__name__)
 #: What stands for a limit of 0 where a number is wanted.
 _NO_LIMIT = 1_000_000
 _CLOSE_SECONDS = 5.0
+#: How often it is looked whether a token was revoked: its sockets are closed soon after.
+_REFRESH_SECONDS = 2.0
 
 
 class Connections(set[Connection]):
@@ -66,14 +72,16 @@ CONNECTIONS = web.AppKey("connections", Connections)
 
 def make_app(settings: Settings) -> web.Application:
     """The server as an aiohttp application; starting it raises ``StartupError`` where something is wrong."""
+    gate = Gate(settings)
     app = web.Application(
-        middlewares=[http.errors, _guard(settings)],
+        middlewares=[http.errors, gate.middleware()],
         client_max_size=settings.server.max_message_bytes or 2**62,
     )
     app[CONNECTIONS] = Connections()
     app.cleanup_ctx.append(lambda running: _parts(running, settings))
     app.on_shutdown.append(_shut_down)
-    app.router.add_get("/ws", _connector(settings))
+    gate.add_to(app)
+    app.router.add_get(SOCKET, _connector(settings, gate))
     http.Routes(settings.runs.on_disconnect).add_to(app.router)
     resources.ThreadRoutes(settings.runs.on_disconnect).add_to(app.router)
     states.StateRoutes().add_to(app.router)
@@ -90,6 +98,9 @@ async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         asyncio.get_running_loop().set_default_executor(pool)
         app[http.STORAGE] = storage = await stack.enter_async_context(open_storage(settings.storage.url))
+        app[http.OWNERSHIP] = Ownership(storage, await storage.secret("thread ids"))
+        app[TICKETS] = Tickets()
+        app[AUTHENTICATOR] = await stack.enter_async_context(open_authenticator(settings.auth, storage))
         if settings.graph is None:
             model = await stack.enter_async_context(open_model(settings.model))
             app[MODEL] = model.description()
@@ -111,7 +122,33 @@ async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None
         stateless.open_runs(app, settings.limits, fresh_parts(settings.runs, graph, storage.fenced_store))
         await hub.open()
         stack.push_async_callback(hub.close)
+        if settings.auth.mode == "tokens":
+            await stack.enter_async_context(_looking_for_revoked(app[AUTHENTICATOR], app[CONNECTIONS]))
         yield
+
+
+@asynccontextmanager
+async def _looking_for_revoked(authenticator: Authenticator, connections: Connections) -> AsyncIterator[None]:
+    """Close the connections of tokens that are revoked meanwhile."""
+
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(_REFRESH_SECONDS)
+            try:
+                await authenticator.refresh()
+            except StorageError:
+                logger.exception("tokens not read")
+                continue
+            for connection in tuple(connections):
+                if not authenticator.holds(connection.credential.grant):
+                    connection.end(CloseCode.UNAUTHORIZED, "the token was revoked")
+
+    looking = asyncio.create_task(look(), name="revoked tokens")
+    try:
+        yield
+    finally:
+        looking.cancel()
+        await asyncio.wait({looking})
 
 
 def _thread_parts(settings: Settings, storage: Storage, graph: Graph, journal: Journal) -> ThreadParts:
@@ -138,20 +175,24 @@ def _thread_parts(settings: Settings, storage: Storage, graph: Graph, journal: J
     )
 
 
-def _connector(settings: Settings) -> Handler:
+def _connector(settings: Settings, gate: Gate) -> Handler:
     server = settings.server
 
     async def connect(request: web.Request) -> web.StreamResponse:
         """``GET /ws``: refuse what the protocol refuses before the upgrade, attach the rest to their threads."""
-        check_origin(request, server.allowed_origins)
         wanted = read_query(request.query, settings.runs.on_disconnect, allow_raw=settings.events.allow_raw)
         hub, connections = request.app[http.HUB], request.app[CONNECTIONS]
-        connection = Connection(_connection_settings(settings, request.app), wanted.on_disconnect)
+        shared = _connection_settings(settings, request.app)
+        if (refusal := request.get(REFUSAL)) is not None:
+            return await refuse(request, shared, _close_code(refusal), refusal.message)
         if hub.draining:
-            return await connection.refuse(request, CloseCode.OVER_CAPACITY, "the server is going to stop")
+            return await refuse(request, shared, CloseCode.OVER_CAPACITY, "the server is going to stop")
         if server.max_connections and len(connections) >= server.max_connections:
-            return await connection.refuse(request, CloseCode.OVER_CAPACITY, "too many connections")
-        thread_id, minted = wanted.thread_id or hub.mint(), wanted.thread_id is None
+            return await refuse(request, shared, CloseCode.OVER_CAPACITY, "too many connections")
+        minted = wanted.thread_id is None
+        thread_id = wanted.thread_id or request.app[http.OWNERSHIP].mint(request[USER])
+        renew = partial(gate.reauthenticate, request)
+        connection = Connection(shared, wanted.on_disconnect, request[GRANT], renew)
         connections.add(connection)
         try:
             return await connection.serve(request, lambda: hub.get(thread_id, minted=minted), wanted)
@@ -184,21 +225,10 @@ def _connection_settings(settings: Settings, app: web.Application) -> Connection
     )
 
 
-def _guard(settings: Settings) -> Middleware:
-    """Refuse what comes by a foreign name, and what a foreign page sends that is more than a plain read."""
-
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if settings.auth.mode == "none" and not settings.auth.insecure:
-            check_host(request)
-        if request.method not in ("GET", "HEAD"):
-            check_origin(request, settings.server.allowed_origins)
-        request[ADDRESS] = request.remote or ""
-        request[GRANT] = Grant(ANONYMOUS)
-        request[USER] = ANONYMOUS
-        return await handler(request)
-
-    return guard
+def _close_code(refusal: ThreadwireError) -> CloseCode:
+    if isinstance(refusal, Unauthorized):
+        return CloseCode.UNAUTHORIZED
+    return CloseCode.OVER_CAPACITY if isinstance(refusal, ServerError) else CloseCode.FORBIDDEN
 
 
 async def _shut_down(app: web.Application) -> None:

@@ -26,7 +26,16 @@ Input = tuple[int, Content | ThreadwireError]
 class Batch:
     """One batch. ``frames()`` runs it, once; ``cancel()`` may be called at any time."""
 
-    def __init__(self, run_id: str, inputs: Iterator[Input], width: int, parts: FreshParts) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        inputs: Iterator[Input],
+        width: int,
+        parts: FreshParts,
+        user: dict[str, Any] | None = None,
+    ) -> None:
+        """``user`` is what the graph is told of who asks."""
+        self._user = user
         self.run_id = run_id
         self._inputs = inputs
         self._width = width
@@ -86,7 +95,7 @@ class Batch:
             self._moved.set()
 
     async def _run(self, content: Content) -> Ended:
-        run = FreshRun(self._parts, content)
+        run = FreshRun(self._parts, content, user=self._user)
         self._running.add(run)
         try:
             ended = await run.answer()

@@ -45,8 +45,8 @@ class Batches:
         self._runs = runs
         self._limits = limits
 
-    def begin(self, command: BatchCommand) -> Batch:
-        """A batch that is about to run; ``end`` it.
+    def begin(self, command: BatchCommand, user: dict[str, Any] | None = None) -> Batch:
+        """A batch that is about to run; ``end`` it. ``user`` is what the graph is told of who asks.
 
         Raises:
             InvalidArgument: the graph needs a context, which a batch cannot give.
@@ -56,10 +56,10 @@ class Batches:
         parts, count, most = self._runs.parts, len(command.inputs), self._limits.inputs
         if count > most > 0:
             raise TooLarge(f"inputs: expected at most {most}, got {count}")
-        parts.graph.check_context(None)
+        parts.graph.check_context(None, user)
         run_id = command.run_id.lower() if command.run_id is not None else str(uuid_utils.uuid7())
         width = self._limits.width(command.max_concurrency, count)
-        batch = Batch(run_id, enumerate(command.inputs), width, parts)
+        batch = Batch(run_id, enumerate(command.inputs), width, parts, user)
         self._runs.add(batch)
         return batch
 
@@ -79,7 +79,12 @@ class ConnectionBatches:
         self._past: deque[str] = deque(maxlen=_REMEMBERED)
         self._then: Callable[[], None] | None = None
 
-    def begin(self, command: BatchCommand, answer: Callable[[dict[str, Any] | ThreadwireError], None]) -> None:
+    def begin(
+        self,
+        command: BatchCommand,
+        answer: Callable[[dict[str, Any] | ThreadwireError], None],
+        user: dict[str, Any] | None = None,
+    ) -> None:
         """Take a ``batch`` command."""
         run_id = command.run_id.lower() if command.run_id is not None else None
         if run_id is not None and (run_id in self._past or (self._batch and self._batch.run_id == run_id)):
@@ -88,7 +93,7 @@ class ConnectionBatches:
         try:
             if self._batch is not None:
                 raise Busy("A batch is running on this connection.")
-            self._batch = self._batches.begin(command)
+            self._batch = self._batches.begin(command, user)
         except ThreadwireError as error:
             answer(error)
             return

@@ -70,9 +70,9 @@ class CountThreads(_Body):
     #: Ours: text in the title or in what the user wrote.
     query: Annotated[str, StringConstraints(max_length=256)] | None = None
 
-    def threads(self) -> ThreadQuery:
-        """What it asks the storage for."""
-        return ThreadQuery(metadata=self.metadata, status=self.status, ids=self.ids, text=self.query)
+    def threads(self, owner: str) -> ThreadQuery:
+        """What it asks the storage for, of a user's threads."""
+        return ThreadQuery(owner, metadata=self.metadata, status=self.status, ids=self.ids, text=self.query)
 
 
 class SearchThreads(CountThreads):

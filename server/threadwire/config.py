@@ -137,7 +137,8 @@ def _explain(error: ErrorDetails, layers: list[Layer]) -> str:
     if error["type"] == "value_error":
         return f"{key}: {_cause(error)} ({place})"
     of = known.get(key)
-    hidden = path in layer.secret or path[:2] == ("agent", "mcp_servers") or (of and takes(of, SecretStr))
+    in_secrets = path[:2] in {("agent", "mcp_servers"), ("auth", "tokens")}
+    hidden = path in layer.secret or in_secrets or (of and takes(of, SecretStr))
     came = MASK if hidden else _shown(error["input"])
     or_null = " or null" if of and takes(of, type(None)) else ""
     return f"{key}: expected {_expected(error, of)}{or_null}, got {came} ({place})"

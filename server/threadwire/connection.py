@@ -18,7 +18,9 @@ from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 
 from threadwire.answers import Answer, Answers, named
 from threadwire.attachment import Attached
+from threadwire.auth import Grant
 from threadwire.batches import Batches, ConnectionBatches
+from threadwire.credential import Credential, Renew
 from threadwire.errors import BadFrame, Gap, InternalError, ThreadwireError
 from threadwire.filters import Filter
 from threadwire.limits import Rate
@@ -32,6 +34,7 @@ from threadwire.protocol import (
     CloseCode,
     History,
     Ping,
+    Reauth,
     Subscribe,
     decode,
     encode,
@@ -62,18 +65,37 @@ class ConnectionSettings:
     ready: dict[str, Any]
 
 
+async def refuse(
+    request: web.Request, settings: ConnectionSettings, code: CloseCode, reason: str
+) -> web.WebSocketResponse:
+    """Upgrade and close at once: a browser cannot read the status of a failed upgrade."""
+    ws = _socket(settings, lambda _alive: None)
+    await ws.open(request)
+    try:
+        await ws.close(code, reason)
+    finally:
+        ws.release()
+    return ws.response
+
+
+def _socket(settings: ConnectionSettings, on_beat: Callable[[bool], None]) -> WebSocket:
+    return WebSocket(
+        protocol=SUBPROTOCOL,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        max_message_bytes=settings.max_message_bytes,
+        on_beat=on_beat,
+    )
+
+
 class Connection:
     """A reader of one thread, for its whole life."""
 
-    def __init__(self, settings: ConnectionSettings, on_disconnect: OnDisconnect) -> None:
+    def __init__(self, settings: ConnectionSettings, on_disconnect: OnDisconnect, grant: Grant, renew: Renew) -> None:
+        """``renew`` says whose another token is, and until when; it raises as an ``Authenticator`` does."""
         self.on_disconnect = on_disconnect
+        self.credential = Credential(grant, renew, tell=self.tell, end=self.end)
         self._settings = settings
-        self._ws = WebSocket(
-            protocol=SUBPROTOCOL,
-            heartbeat_seconds=settings.heartbeat_seconds,
-            max_message_bytes=settings.max_message_bytes,
-            on_beat=self._on_beat,
-        )
+        self._ws = _socket(settings, self._on_beat)
         self._new = asyncio.Event()
         self._answers = Answers(self._new.set)
         self._ping_due = False
@@ -83,15 +105,6 @@ class Connection:
         self._batches = ConnectionBatches(settings.batches, self._answers)
         self._raw = RawReader(self._new.set)
 
-    async def refuse(self, request: web.Request, code: CloseCode, reason: str) -> web.WebSocketResponse:
-        """Upgrade and close at once: a browser cannot read the status of a failed upgrade."""
-        await self._ws.open(request)
-        try:
-            await self._ws.close(code, reason)
-        finally:
-            self._ws.release()
-        return self._ws.response
-
     async def serve(self, request: web.Request, find: Callable[[], Thread], wanted: Wanted) -> web.WebSocketResponse:
         """Take the connection from its upgrade to its close.
 
@@ -99,6 +112,7 @@ class Connection:
         """
         started = time.monotonic()
         await self._ws.open(request)
+        self.credential.watch()
         thread = find()
         deliberate = False
         try:
@@ -112,6 +126,7 @@ class Connection:
             logger.exception("connection failed", thread_id=thread.thread_id)
             await self._fail(InternalError("The server failed."))
         finally:
+            self.credential.stop()
             self._ws.release()
             await self._batches.ended()
         logger.info(
@@ -174,7 +189,7 @@ class Connection:
             return await self._read(session, writing)
         finally:
             self._batches.stop()
-            tasks = {writing, *self._pages.tasks}
+            tasks = {writing, *self._pages.tasks, *self.credential.tasks}
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -222,14 +237,34 @@ class Connection:
         elif isinstance(command, History):
             self._pages.read(session.thread, command)
         elif isinstance(command, Batch):
-            self._batches.begin(command, self._answers.promise_ack(command.id))
+            self._batches.begin(command, self._answers.promise_ack(command.id), self._user)
+        elif isinstance(command, Reauth):
+            self._reauth(command)
         else:
             answer = self._answers.promise_ack(command.id)
             if not (isinstance(command, Cancel) and self._batches.cancel(command, answer)):
-                session.thread.submit(command, answer, self.on_disconnect)
+                session.thread.submit(command, answer, self.on_disconnect, self._user)
+
+    @property
+    def _user(self) -> dict[str, Any] | None:
+        return self.credential.grant.user.for_graph()
+
+    def _reauth(self, command: Reauth) -> None:
+        answer = self._answers.promise_ack(command.id)
+
+        def answered(found: dict[str, Any] | ThreadwireError) -> None:
+            answer(found)
+            if isinstance(found, ThreadwireError):
+                # Whoever guesses is not let go on for long.
+                self._count_bad()
+
+        self.credential.replace(command.token, answered)
 
     def _refuse(self, error: ThreadwireError, command_id: str | None) -> None:
         self._answers.put(Answer(error_frame(error, command_id)))
+        self._count_bad()
+
+    def _count_bad(self) -> None:
         if self._bad.exceeded(time.monotonic()):
             self.end(CloseCode.PROTOCOL_ABUSE, "too many bad frames")
 

@@ -24,6 +24,7 @@
     │   ├── RecursionLimit        recursion_limit
     │   └── RunTimeout            timeout
     └── ServerError               ours
+        ├── AuthUnavailable       internal: who somebody is cannot be known now
         ├── StorageError          storage_error
         ├── ShuttingDown          shutting_down
         └── InternalError         internal
@@ -248,6 +249,13 @@ class StorageError(ServerError):
     """The database did not take it: full, read-only, or gone."""
 
     code = "storage_error"
+    retry = True
+    http_status = 503
+
+
+class AuthUnavailable(ServerError):
+    """Who somebody is cannot be known at the moment: what says so is away."""
+
     retry = True
     http_status = 503
 

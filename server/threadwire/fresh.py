@@ -19,7 +19,7 @@ from langgraph.store.base import BaseStore
 
 from threadwire import failures
 from threadwire.errors import GraphError, RunTimeout, ShuttingDown, ThreadwireError
-from threadwire.graph import MESSAGES, Graph
+from threadwire.graph import MESSAGES, Graph, configurable
 from threadwire.history import message_id, to_wire, user_message
 from threadwire.logs import get_logger
 from threadwire.marker import Costs, InPlace, Marker
@@ -149,10 +149,12 @@ class FreshRun:
         *,
         context: dict[str, Any] | None = None,
         run_id: str | None = None,
+        user: dict[str, Any] | None = None,
     ) -> None:
-        """Raises ``InvalidArgument`` for a context that the graph does not take."""
+        """``user`` is who asks. Raises ``InvalidArgument`` for a context that the graph does not take."""
+        self._asked_by = user
         self.run_id = run_id or str(uuid_utils.uuid7())
-        self._context = parts.graph.check_context(context)
+        self._context = parts.graph.check_context(context, user)
         self._parts = parts
         self._user = user_message(content, str(uuid_utils.uuid4()))
         # Set but while it runs.
@@ -181,7 +183,7 @@ class FreshRun:
         parts, costs, fence = self._parts, Costs(), Fence()
         config = {
             # The Agent Server's runs without a thread have the id of one, too: graphs look it up.
-            "configurable": {"thread_id": self.run_id},
+            "configurable": configurable(self.run_id, self._asked_by),
             "run_id": UUID(self.run_id),
             "recursion_limit": parts.recursion_limit,
             "callbacks": InPlace.of(Marker(Marks(), self._stop.is_asked), costs),

@@ -12,14 +12,9 @@ saver.
 from __future__ import annotations
 
 import copy
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import AsyncIterator, Collection, Container
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import BaseChatModel
@@ -33,6 +28,7 @@ from langgraph.store.base import BaseStore
 from threadwire.approvals import check_answer
 from threadwire.context import ContextSchema
 from threadwire.errors import StartupError
+from threadwire.loading import load_target, one_line
 
 if TYPE_CHECKING:  # imported where there is no graph of the user's
     from threadwire.agent import AgentSettings
@@ -41,6 +37,41 @@ if TYPE_CHECKING:  # imported where there is no graph of the user's
 MESSAGES = "messages"
 #: A node that only ``Graph.for_repair``'s copy has. It has no edges, so writing in its name runs nobody's router.
 REPAIR_NODE = "threadwire_repair"
+
+
+class AuthUser(dict[str, Any]):
+    """Who asks, as the Agent Server gives it to a graph: by key and by attribute, LangGraph's ``BaseUser``.
+
+    LangGraph takes it from the config into ``runtime.server_info.user``.
+    """
+
+    @property
+    def identity(self) -> str:
+        """Their name: what tools and the store go by."""
+        return str(self["identity"])
+
+    @property
+    def display_name(self) -> str:
+        """How they are called."""
+        return str(self["display_name"])
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Always."""
+        return bool(self["is_authenticated"])
+
+    @property
+    def permissions(self) -> list[str]:
+        """What their credential says they may."""
+        return list(self["permissions"])
+
+
+def configurable(thread_id: str, user: dict[str, Any] | None) -> dict[str, Any]:
+    """A run's ``configurable``; ``user`` is who asks, None where nobody has to say who they are."""
+    found: dict[str, Any] = {"thread_id": thread_id}
+    if user is not None:
+        found["langgraph_auth_user"] = AuthUser(user)
+    return found
 
 
 class Graph:
@@ -89,9 +120,12 @@ class Graph:
         reader.serde = self._serde
         return self._repair.copy({"checkpointer": reader})
 
-    def check_context(self, context: dict[str, Any] | None) -> Any:
-        """The runtime context for a run, of the graph's ``context_schema``; raises ``InvalidArgument``."""
-        return self._context.check(context)
+    def check_context(self, context: dict[str, Any] | None, user: dict[str, Any] | None = None) -> Any:
+        """The runtime context for a run, of the graph's ``context_schema``; raises ``InvalidArgument``.
+
+        ``user`` is who asks: the context's ``user``, where it has one.
+        """
+        return self._context.check(context, user)
 
     def check_answer(self, field: str, question: Any, answer: Any) -> None:
         """Refuse an answer to an interrupt that would only fail the run; raises ``InvalidArgument``."""
@@ -106,7 +140,7 @@ async def open_graph(target: str, *, saver: BaseCheckpointSaver[str]) -> AsyncIt
         StartupError: the target does not import, is no graph, or its state has no messages. One line that says which.
     """
     async with AsyncExitStack() as stack:
-        compiled = _compile(await _resolve(_load(target), target, stack), target)
+        compiled = _compile(await _resolve(load_target(target, "graph"), target, stack), target)
         if MESSAGES not in compiled.channels:
             message = f"graph: the state of {target} has no {MESSAGES!r}, which is where a conversation lives"
             raise StartupError(f"{message}; derive it from langgraph.graph.MessagesState")
@@ -129,50 +163,6 @@ async def open_agent_graph(
         yield Graph(agent.graph, saver, "agent", asks_before=agent.asks_before)
 
 
-def _load(target: str) -> Any:
-    where, colon, attribute = target.rpartition(":")
-    if not colon or not where or not attribute:
-        raise StartupError(f"graph: expected module:attribute or path/to/file.py:attribute, got {target!r}")
-    # The directory the command is run in is importable, as with `python -m`.
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = _import_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except StartupError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise StartupError(f"graph: cannot import {where}: {_one_line(error)}") from error
-    found: Any = module
-    for part in attribute.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise StartupError(f"graph: {where} has no attribute {attribute!r}") from None
-    return found
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise StartupError(f"graph: there is no file {path}")
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        # As if it were run as a script: its own siblings are importable.
-        sys.path.insert(0, folder)
-    # Registered under its own name: the checkpointer finds the state's classes again by module and name.
-    name = path.stem if path.stem not in sys.modules else f"threadwire_graph_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise StartupError(f"graph: {path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
 async def _resolve(found: Any, target: str, stack: AsyncExitStack) -> Any:
     """Call factories and enter context managers until there is a graph."""
     for _ in range(4):
@@ -188,7 +178,7 @@ async def _resolve(found: Any, target: str, stack: AsyncExitStack) -> Any:
             else:
                 break
         except Exception as error:
-            raise StartupError(f"graph: {target} failed: {_one_line(error)}") from error
+            raise StartupError(f"graph: {target} failed: {one_line(error)}") from error
     if isinstance(found, CompiledStateGraph | StateGraph):
         return found
     expected = "a compiled graph, a StateGraph, a factory or an async context manager of one"
@@ -210,7 +200,7 @@ def _compile(found: Any, target: str) -> CompiledStateGraph[Any, Any, Any, Any]:
     try:
         return found.compile()  # type: ignore[no-any-return]
     except Exception as error:
-        raise StartupError(f"graph: {target} does not compile: {_one_line(error)}") from error
+        raise StartupError(f"graph: {target} does not compile: {one_line(error)}") from error
 
 
 def _with_repair_node(builder: StateGraph[Any, Any, Any, Any]) -> StateGraph[Any, Any, Any, Any]:
@@ -259,8 +249,3 @@ class _ForgottenDeferredJoin(NamedBarrierValueAfterFinish[Any]):
 
     def checkpoint(self) -> tuple[set[Any], bool]:
         return set(), False
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

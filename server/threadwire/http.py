@@ -13,11 +13,13 @@ from typing import Any, TypeAlias
 
 from aiohttp import web
 
-from threadwire.errors import Gap, InternalError, InvalidArgument, ThreadwireError
+from threadwire.auth import USER, User
+from threadwire.errors import Gap, InternalError, InvalidArgument, ThreadwireError, Unauthorized
 from threadwire.hub import Hub
 from threadwire.lines import LOOK_SECONDS, Lines, read_object
 from threadwire.log import Cursor
 from threadwire.logs import get_logger
+from threadwire.ownership import Ownership
 from threadwire.protocol import (
     Cancel,
     Send,
@@ -36,6 +38,8 @@ logger = get_logger(__name__)
 def error_response(error: ThreadwireError) -> web.Response:
     """A failure as HTTP."""
     headers = {}
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after_seconds)))
     body = {"error": {"code": error.code, "message": error.message}}
@@ -44,6 +48,7 @@ def error_response(error: ThreadwireError) -> web.Response:
 
 HUB = web.AppKey("hub", Hub)
 STORAGE: web.AppKey[Storage] = web.AppKey("storage", Storage)
+OWNERSHIP = web.AppKey("ownership", Ownership)
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -93,7 +98,7 @@ class Routes:
         attached.cursor.position = thread.log.shown
         accepted = False
         try:
-            ack = await submitted(thread, send, on_disconnect)
+            ack = await submitted(thread, send, on_disconnect, request[USER])
             accepted = True
             await lines.open()
             await lines.write({"type": "ack", "id": send.id, **ack})
@@ -123,8 +128,8 @@ class _LineReader:
         self.ended = True
 
 
-async def submitted(thread: Thread, command: Send | Cancel, on_disconnect: OnDisconnect) -> dict[str, Any]:
-    """Give a thread a command and wait for its answer; raises what it is refused with."""
+async def submitted(thread: Thread, command: Send | Cancel, on_disconnect: OnDisconnect, user: User) -> dict[str, Any]:
+    """Give a thread a command of a user's and wait for its answer; raises what it is refused with."""
     answered: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
     def answer(found: dict[str, Any] | ThreadwireError) -> None:
@@ -135,7 +140,7 @@ async def submitted(thread: Thread, command: Send | Cancel, on_disconnect: OnDis
         else:
             answered.set_result(found)
 
-    thread.submit(command, answer, on_disconnect)
+    thread.submit(command, answer, on_disconnect, user.for_graph())
     return await answered
 
 

@@ -6,8 +6,6 @@ import asyncio
 import time
 from itertools import groupby
 
-import uuid_utils
-
 from threadwire.errors import StorageError
 from threadwire.logs import get_logger
 from threadwire.thread import Thread, ThreadParts
@@ -53,10 +51,6 @@ class Hub:
         """A row was made beside it: a live thread of that id knows from now on that it exists."""
         if (thread := self._threads.get(thread_id)) is not None:
             thread.created()
-
-    def mint(self) -> str:
-        """A thread id nobody has used: a UUIDv7, so that ids sort by age."""
-        return str(uuid_utils.uuid7())
 
     def __len__(self) -> int:
         return len(self._threads)

@@ -41,11 +41,11 @@ class Intake:
         self._storage = storage
         self._strategy = strategy
 
-    def row(self, command: Starting, on_disconnect: OnDisconnect) -> RunRow:
-        """The turn a command asks for, as far as the command itself says. Raises ``InvalidArgument``."""
+    def row(self, command: Starting, on_disconnect: OnDisconnect, user: dict[str, Any] | None) -> RunRow:
+        """The turn that ``user`` asks for, as far as the command itself says. Raises ``InvalidArgument``."""
         message_id = turn = None
         if isinstance(command, Send):
-            request = self._send(command)
+            request = self._send(command, user)
             message_id = turn = command.message_id or str(uuid_utils.uuid4())
         elif isinstance(command, Edit):
             request = {"content": command.content, "message_id": command.message_id}
@@ -54,6 +54,9 @@ class Intake:
             request = {"asked": command.message_id}
         else:
             request = {"responses": command.responses}
+        if user is not None:
+            # The next server, which may have to start it, does not know who asked.
+            request["user"] = user
         return RunRow(
             run_id=command.run_id.lower() if command.run_id is not None else str(uuid_utils.uuid7()),
             thread_id=self._conversation.thread_id,
@@ -65,8 +68,8 @@ class Intake:
             turn=turn,
         )
 
-    def _send(self, send: Send) -> dict[str, Any]:
-        self._graph.check_context(send.context)
+    def _send(self, send: Send, user: dict[str, Any] | None) -> dict[str, Any]:
+        self._graph.check_context(send.context, user)
         request: dict[str, Any] = {
             "content": send.content,
             "multitask_strategy": send.multitask_strategy or self._strategy,

@@ -14,22 +14,17 @@ from aiohttp import web
 from langgraph.types import StateSnapshot
 
 from threadwire import bodies
+from threadwire.auth import USER
 from threadwire.errors import CommandError, Gap, InvalidArgument, TooLarge
 from threadwire.graph import Graph
-from threadwire.http import HUB, STORAGE, submitted
+from threadwire.http import HUB, OWNERSHIP, STORAGE, submitted
+from threadwire.ownership import NoSuchThread
 from threadwire.protocol import Cancel, check_thread_id, decode_object, encode, validate_command
 from threadwire.repair import make_whole
 from threadwire.snapshots import thread_json, values_json
 from threadwire.storage import OnDisconnect, ThreadMark, ThreadRow
 
 GRAPH = web.AppKey("graph", Graph)
-
-
-class NoSuchThread(CommandError):  # noqa: N818 -- the protocol's way
-    """There is no thread of that id."""
-
-    code = "not_found"
-    http_status = 404
 
 
 class ThreadExists(CommandError):  # noqa: N818 -- the protocol's way
@@ -59,9 +54,11 @@ class ThreadRoutes:
     async def create(self, request: web.Request) -> web.Response:
         """Make a thread, before its first message. 409 where there is one, unless ``if_exists`` is ``do_nothing``."""
         wanted = bodies.check(bodies.CreateThread, await read_body(request))
-        thread_id = wanted.thread_id or request.app[HUB].mint()
-        storage = request.app[STORAGE]
-        row = await storage.create_thread(thread_id, wanted.metadata or {}, time.time())
+        storage, user, ownership = request.app[STORAGE], request[USER], request.app[OWNERSHIP]
+        if wanted.thread_id is not None:
+            await ownership.check(user, wanted.thread_id)
+        thread_id = wanted.thread_id or ownership.mint(user)
+        row = await storage.create_thread(thread_id, wanted.metadata or {}, time.time(), user.owner)
         if row is not None:
             request.app[HUB].created(thread_id)
             return respond(thread_json(row, {}))
@@ -74,7 +71,7 @@ class ThreadRoutes:
         """A page of threads. Their ``values`` are null unless they are selected: a listing reads no checkpoints."""
         wanted = bodies.check(bodies.SearchThreads, await read_body(request))
         rows = await request.app[STORAGE].search_threads(
-            wanted.threads(),
+            wanted.threads(request[USER].owner),
             sort_by=wanted.sort_by or "created_at",
             descending=wanted.sort_order != "asc",
             limit=wanted.limit or 10,
@@ -91,7 +88,7 @@ class ThreadRoutes:
     async def count(self, request: web.Request) -> web.Response:
         """How many threads match, as a number."""
         wanted = bodies.check(bodies.CountThreads, await read_body(request))
-        return respond(await request.app[STORAGE].count_threads(wanted.threads()))
+        return respond(await request.app[STORAGE].count_threads(wanted.threads(request[USER].owner)))
 
     async def get(self, request: web.Request) -> web.Response:
         """One thread, with the values of its newest checkpoint."""
@@ -104,7 +101,7 @@ class ThreadRoutes:
         storage, thread_id = request.app[STORAGE], _thread_id(request)
         row = await storage.update_thread_metadata(thread_id, wanted.metadata or {}, time.time())
         if row is None:
-            raise NoSuchThread("There is no such thread.")
+            raise NoSuchThread
         if "return=minimal" in request.headers.get("Prefer", ""):
             return web.Response(status=204)
         return respond(thread_json(row, None))
@@ -112,15 +109,15 @@ class ThreadRoutes:
     async def delete(self, request: web.Request) -> web.Response:
         """Delete a thread: its run is stopped, its readers are closed with 4404, every row of it goes."""
         if not await request.app[HUB].delete(_thread_id(request)):
-            raise NoSuchThread("There is no such thread.")
+            raise NoSuchThread
         return web.Response(status=204)
 
     async def copy(self, request: web.Request) -> web.Response:
         """Fork a thread with all its checkpoints. Of one that is busy, what is committed is copied and made whole."""
-        storage, copy_id = request.app[STORAGE], request.app[HUB].mint()
+        storage, copy_id = request.app[STORAGE], request.app[OWNERSHIP].mint(request[USER])
         row = await storage.copy_thread(_thread_id(request), copy_id, time.time())
         if row is None:
-            raise NoSuchThread("There is no such thread.")
+            raise NoSuchThread
         if row.status == "busy":
             try:
                 await make_whole(
@@ -150,7 +147,7 @@ class ThreadRoutes:
         await thread.load()
         cursor = thread.log.cursor(thread.log.shown)
         try:
-            answer = await submitted(thread, command, self._on_disconnect)
+            answer = await submitted(thread, command, self._on_disconnect, request[USER])
             while wait:
                 run = await request.app[STORAGE].get_run(thread.thread_id, answer["run_id"])
                 if run is None or run.ended_at is not None:
@@ -172,7 +169,7 @@ async def find_row(request: web.Request) -> ThreadRow:
     """The row of the path's thread; raises ``NoSuchThread``."""
     row = await request.app[STORAGE].get_thread(_thread_id(request))
     if row is None:
-        raise NoSuchThread("There is no such thread.")
+        raise NoSuchThread
     return row
 
 

@@ -21,7 +21,7 @@ from threadwire import failures
 from threadwire.errors import RunTimeout, ThreadwireError
 from threadwire.events import Translator
 from threadwire.filters import Filter, Origin
-from threadwire.graph import MESSAGES, Graph
+from threadwire.graph import MESSAGES, Graph, configurable
 from threadwire.history import CutStatus, Said
 from threadwire.jsonsafe import json_safe
 from threadwire.logs import get_logger
@@ -116,12 +116,13 @@ class Run:
     async def _drive(self) -> None:
         graph = self._graph.for_run(self._storage.saver(self._fence), self._storage.fenced_store(self._fence))
         raw, graph_name, mode = self._raw, self._graph.root_name, self.row.request.get("stream") or "events"
+        asked_by = self.row.request.get("user")
         wanted = raw.wanted if mode == "events" else bool
         stream = listen(
             graph,
             self._input(),
             {
-                "configurable": {"thread_id": self.row.thread_id},
+                "configurable": configurable(self.row.thread_id, asked_by),
                 "run_id": UUID(self.row.run_id),
                 # Kept with each checkpoint, under the Agent Server's name: whose it is, should we not live to say so.
                 "metadata": {"run_id": self.row.run_id},
@@ -132,7 +133,7 @@ class Run:
             marks=self._marks,
             every=wanted,
             durability=self._limits.durability,
-            context=self._graph.check_context(self.row.request.get("context")),
+            context=self._graph.check_context(self.row.request.get("context"), asked_by),
         )
         feed, tell, fence, clock = self.transcript.feed, self._tell, self._fence, time.monotonic
         async with aclosing(stream) as events:

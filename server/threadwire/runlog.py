@@ -31,9 +31,10 @@ _ENTRY = re.compile(
 class RunLog:
     """One run without a thread, told as its log. Raises ``InvalidArgument`` for a context the graph does not take."""
 
-    def __init__(self, parts: FreshParts, policy: Filter, send: Send) -> None:
+    def __init__(self, parts: FreshParts, policy: Filter, send: Send, user: dict[str, Any] | None = None) -> None:
+        """``user`` is what the graph is told of who asks."""
         run_id = send.run_id.lower() if send.run_id is not None else None
-        self._run = FreshRun(parts, send.content, context=send.context, run_id=run_id)
+        self._run = FreshRun(parts, send.content, context=send.context, run_id=run_id, user=user)
         self._filters = _in_langchains_terms(policy)
         self.run_id = self._run.run_id
 

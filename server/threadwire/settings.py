@@ -6,8 +6,9 @@ of 0 is no limit, unless its description says otherwise. ``Settings()`` gives th
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -40,10 +41,31 @@ Temperature = Annotated[float, BeforeValidator(_number), Field(ge=0, le=2, allow
 EventType = Literal["chat_model", "llm", "chain", "tool", "retriever", "prompt", "parser", "custom"]
 
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/?#@:*\[\]]+)(:[0-9]{1,5})?", re.IGNORECASE)
+
+
 class Section(BaseModel):
     """A table of keys; none but these, and none may change later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tls(Section):
+    """The certificate that the server shows; without one it speaks plain HTTP."""
+
+    cert: Annotated[str | None, Field(min_length=1, description="Its file: PEM, the chain included; null: none.")] = (
+        None
+    )
+    key: Annotated[
+        str | None,
+        Field(min_length=1, description="The file of its private key: PEM; null: in that of the certificate."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Tls:
+        if self.key is not None and self.cert is None:
+            raise ValueError("a key without a certificate: set cert too")
+        return self
 
 
 class Server(Section):
@@ -53,8 +75,18 @@ class Server(Section):
     port: Annotated[Count, Field(le=65535, description="The port to listen on; 0 takes a free one.")] = 8000
     allowed_origins: Annotated[
         list[str],
-        Field(description="Origins (scheme://host:port) whose pages may connect; empty: the server's own."),
+        Field(
+            description="Origins (scheme://host:port) whose pages may connect, beside the server's own; *: all, where"
+            " each sends a token."
+        ),
     ] = []
+    trusted_proxies: Annotated[
+        list[str],
+        Field(
+            description="Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed; empty: none."
+        ),
+    ] = []
+    tls: Tls = Tls()
     heartbeat_seconds: Annotated[
         PositiveDuration,
         Field(description="A ping goes to each socket this often; one that does not answer is closed."),
@@ -67,6 +99,24 @@ class Server(Section):
         Duration,
         Field(description="How long runs may go on after SIGTERM before they are cancelled; 0: not at all."),
     ] = 30
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"expected scheme://host or scheme://host:port, and no more, got {origin[:80]!r}")
+        return origins
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, networks: list[str]) -> list[str]:
+        for network in networks:
+            try:
+                ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"expected IP addresses and networks: {error}") from None
+        return networks
 
 
 class Simulated(Section):
@@ -232,23 +282,94 @@ class Log(Section):
     ] = 0.25
 
 
+_SYMMETRIC = ("HS256", "HS384", "HS512")
+_ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+Algorithm = Literal[
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+]
+
+
+class Jwt(Section):
+    """How tokens of mode jwt are checked; one of jwks_url, public_key and secret."""
+
+    jwks_url: Annotated[
+        str | None, Field(pattern=r"^https?://.", description="http:// or https:// URL of the issuer's keys.")
+    ] = None
+    public_key: Annotated[
+        str | None, Field(min_length=1, description="The issuer's public key, the text of its PEM.")
+    ] = None
+    secret: Annotated[SecretStr | None, Field(min_length=1, description="What the issuer signs with, if shared.")] = (
+        None
+    )
+    issuer: Annotated[str | None, Field(min_length=1, description="What iss must be; null: anything.")] = None
+    audience: Annotated[
+        str | None, Field(min_length=1, description="What aud must be or hold; null: a token for somebody is refused.")
+    ] = None
+    algorithms: Annotated[
+        list[Algorithm],
+        Field(description="How tokens may be signed; empty: HS256 with a secret, else RS256, ES256 and EdDSA."),
+    ] = []
+    user_claim: Annotated[str, Field(min_length=1, description="The claim that says who the user is.")] = "sub"
+    leeway_seconds: Annotated[Duration, Field(description="How far the issuer's clock may be off.")] = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Jwt:
+        if sum(found is not None for found in (self.jwks_url, self.public_key, self.secret)) > 1:
+            raise ValueError("expected one of jwks_url, public_key and secret")
+        # With a public key taken for a shared secret anybody could sign.
+        fitting = _SYMMETRIC if self.secret is not None else _ASYMMETRIC
+        if wrong := [name for name in self.algorithms if name not in fitting]:
+            raise ValueError(f"algorithms: {wrong[0]} does not go with this key; expected of {', '.join(fitting)}")
+        return self
+
+    def pinned(self) -> list[str]:
+        """The algorithms that are taken, and no others."""
+        return list(self.algorithms) or (["HS256"] if self.secret is not None else ["RS256", "ES256", "EdDSA"])
+
+
 class Auth(Section):
-    """Who may connect."""
+    """Who may connect (docs/auth.md)."""
 
     mode: Annotated[
         Literal["none", "tokens", "jwt", "custom"],
-        Field(description="none: all who reach the server, so only a loopback host. No other is available yet."),
+        Field(description="none: all who reach the server, so only a loopback host; tokens; jwt; custom: a handler."),
     ] = "none"
     insecure: Annotated[
         bool, Field(description="Let mode none bind to any address: everybody who reaches it may use it.")
     ] = False
+    tokens: Annotated[
+        dict[str, SecretStr],
+        Field(description="Mode tokens: fixed ones, by name, beside those of `threadwire token create`."),
+    ] = {}
+    jwt: Jwt = Jwt()
+    handler: Annotated[
+        str | None,
+        Field(
+            pattern=r".:[A-Za-z_]",
+            description="Mode custom: package.module:attribute, an async function of the request that gives a user.",
+        ),
+    ] = None
 
-    @field_validator("mode")
+    @field_validator("tokens")
     @classmethod
-    def _available(cls, value: str) -> str:
-        if value != "none":
-            raise ValueError(f"{value} is not available yet; expected none")
-        return value
+    def _distinct(cls, tokens: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        values = [token.get_secret_value() for token in tokens.values()]
+        if not all(name.strip() == name != "" for name in tokens) or not all(
+            value.isascii() and value.isprintable() and value and " " not in value for value in values
+        ):
+            raise ValueError("expected names with tokens of printable ASCII characters, none of them empty or a space")
+        if len(set(values)) < len(values):
+            raise ValueError("two names have the same token")
+        return tokens
+
+    @model_validator(mode="after")
+    def _complete(self) -> Auth:
+        keys = (self.jwt.jwks_url, self.jwt.public_key, self.jwt.secret)
+        if self.mode == "jwt" and all(key is None for key in keys):
+            raise ValueError("jwt: mode jwt needs one of jwks_url, public_key and secret")
+        if self.mode == "custom" and self.handler is None:
+            raise ValueError("handler: mode custom needs one, as module:attribute")
+        return self
 
 
 class Limits(Section):
@@ -287,6 +408,11 @@ class Settings(Section):
             raise ValueError(
                 f"server.host: {self.server.host} is not a loopback address, and with auth.mode none"
                 " everybody who reaches it could use this server; take 127.0.0.1, or set auth.insecure: true"
+            )
+        if "*" in self.server.allowed_origins and self.auth.mode == "none":
+            raise ValueError(
+                "server.allowed_origins: * lets every page in its visitors' browsers use this server, so each has to"
+                " bring a token: set auth.mode, or name the origins"
             )
         return self
 

@@ -9,6 +9,7 @@ from contextlib import aclosing
 
 from aiohttp import web
 
+from threadwire.auth import USER
 from threadwire.batches import Batches, BatchLimits
 from threadwire.errors import Forbidden, InvalidArgument
 from threadwire.filters import Filter
@@ -49,7 +50,7 @@ class StatelessRoutes:
         if not isinstance(command, BatchCommand):
             raise InvalidArgument("type", f"expected batch, got {command.type}")
         batches = request.app[BATCHES]
-        batch = batches.begin(command)
+        batch = batches.begin(command, request[USER].for_graph())
         try:
             async with watched_lines(request, lambda: batch.cancel("disconnect")) as lines:
                 await lines.write({"type": "ack", "id": command.id, "run_id": batch.run_id})
@@ -73,7 +74,7 @@ class StatelessRoutes:
         if not isinstance(send, Send):
             raise InvalidArgument("type", f"expected send, got {send.type}")
         runs = request.app[FRESH]
-        log = RunLog(runs.parts, self._policy, send)
+        log = RunLog(runs.parts, self._policy, send, request[USER].for_graph())
         runs.add(log)
         try:
             async with watched_lines(request, lambda: log.cancel("disconnect")) as lines:

@@ -183,11 +183,16 @@ class Thread:
 
     # --- commands ---
 
-    def submit(self, command: Command, answer: Answer, on_disconnect: OnDisconnect) -> None:
-        """Take a command that changes the thread; ``answer`` is called once, before any frame that follows from it."""
+    def submit(
+        self, command: Command, answer: Answer, on_disconnect: OnDisconnect, user: dict[str, Any] | None = None
+    ) -> None:
+        """Take a command that changes the thread; ``answer`` is called once, before any frame that follows from it.
+
+        ``user`` is who sends it, as graphs are told.
+        """
         if isinstance(command, Send | Respond | Edit | Regenerate):
             starting = command
-            self._post(lambda reply: self._admission.start(starting, reply, on_disconnect), answer)
+            self._post(lambda reply: self._admission.start(starting, reply, on_disconnect, user), answer)
         elif isinstance(command, Cancel):
             cancel = command
             self._post(lambda reply: self._admission.cancel(cancel, reply), answer)

@@ -147,13 +147,20 @@ class Batch(_Command):
     run_id: RunId | None = None
 
 
+class Reauth(_Command):
+    """Bring a credential that takes the place of the one this connection was let in by: the same user's."""
+
+    type: Literal["reauth"]
+    token: Annotated[str, StringConstraints(min_length=1, max_length=16_384)]
+
+
 class Ping(_Command):
     """Ask for a ``pong``."""
 
     type: Literal["ping"]
 
 
-Command: TypeAlias = Send | Cancel | Respond | Regenerate | Edit | History | Subscribe | Batch | Ping
+Command: TypeAlias = Send | Cancel | Respond | Regenerate | Edit | History | Subscribe | Batch | Reauth | Ping
 COMMANDS: dict[str, type[_Command]] = {
     "send": Send,
     "cancel": Cancel,
@@ -163,5 +170,6 @@ COMMANDS: dict[str, type[_Command]] = {
     "history": History,
     "subscribe": Subscribe,
     "batch": Batch,
+    "reauth": Reauth,
     "ping": Ping,
 }

@@ -110,6 +110,8 @@ class AckFrame(_Frame):
     #: Of ``edit`` and ``regenerate``: the thread goes on from the checkpoint before the turn, or with its messages
     #: taken out where that has been pruned.
     from_: Literal["checkpoint", "messages"] | None = Field(default=None, alias="from")
+    #: Of ``reauth``: how long the new credential is good; null: it does not end by itself.
+    expires_in_seconds: float | None = None
 
 
 class ErrorFrame(_Frame):
@@ -167,6 +169,13 @@ class GoawayFrame(_Frame):
     type: Literal["goaway"] = "goaway"
     reason: str
     reconnect_after_seconds: float
+
+
+class CredentialExpiringFrame(_Frame):
+    """What this connection was let in by is about to end, and it is closed with 4401 then, unless ``reauth`` comes."""
+
+    type: Literal["credential_expiring"] = "credential_expiring"
+    expires_in_seconds: float
 
 
 class EventFrame(_Frame):
@@ -331,6 +340,7 @@ Frame: TypeAlias = (
     | GapFrame
     | BatchResultFrame
     | GoawayFrame
+    | CredentialExpiringFrame
     | EventFrame
     | RunLogFrame
     | MessageFrame
@@ -359,6 +369,7 @@ FRAMES: dict[str, type[_Frame]] = {
         GapFrame,
         BatchResultFrame,
         GoawayFrame,
+        CredentialExpiringFrame,
         EventFrame,
         RunLogFrame,
         MessageFrame,

@@ -40,12 +40,16 @@ class ThreadRow:
     metadata: dict[str, Any] = field(default_factory=dict)
     #: Pending interrupts as the wire has them: ``[{id, value, node}]``.
     interrupts: list[dict[str, Any]] = field(default_factory=list)
+    #: The identity of the user it belongs to; empty: nobody's, made where nobody had to say who they are.
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ThreadQuery:
-    """Which threads; None is no condition."""
+    """Which threads of one owner; None is no condition."""
 
+    #: Always a condition: who forgets it finds nobody's threads, and not everybody's.
+    owner: str = ""
     #: Metadata that contains this, as PostgreSQL's ``@>`` has it.
     metadata: dict[str, Any] | None = None
     status: ThreadStatus | None = None
@@ -82,6 +86,24 @@ class RunRow:
     def strategy(self) -> str:
         """What it does to a run that is active, in LangGraph's words."""
         return str(self.request.get("multitask_strategy", "enqueue"))
+
+    @property
+    def owner(self) -> str:
+        """The identity of the user who asked for it; empty: nobody had to say who they are."""
+        return str(self.request["user"]["identity"]) if "user" in self.request else ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A token as it is kept: by a hash that tells nothing of it. Times are seconds since the epoch."""
+
+    token_id: str
+    #: The user's, and unique.
+    name: str
+    salt: bytes
+    hash: bytes
+    created_at: float
+    expires_at: float | None
 
 
 # --- the journal ---------------------------------------------------------------------------------
@@ -223,7 +245,13 @@ class Storage(Protocol):
         """The thread's row, or None."""
         ...
 
-    async def create_thread(self, thread_id: str, metadata: dict[str, Any], at: float) -> ThreadRow | None:
+    async def owner_of(self, thread_id: str) -> str | None:
+        """Whose the thread is; None where there is none. Takes as long either way."""
+        ...
+
+    async def create_thread(
+        self, thread_id: str, metadata: dict[str, Any], at: float, owner: str = ""
+    ) -> ThreadRow | None:
         """Insert an idle thread and return its row; None where there is one, which stays as it is.
 
         Raises:
@@ -261,8 +289,8 @@ class Storage(Protocol):
     async def copy_thread(self, thread_id: str, copy_id: str, at: float) -> ThreadRow | None:
         """Copy a thread under ``copy_id``, which is free, and return the copy's row; None where there is none.
 
-        With its metadata, its status and interrupts, what it is found by, all its checkpoints and which turns began at
-        them, as they are committed at one moment; without its runs and its log.
+        With its owner, its metadata, its status and interrupts, what it is found by, all its checkpoints and which
+        turns began at them, as they are committed at one moment; without its runs and its log.
         """
         ...
 
@@ -275,6 +303,7 @@ class Storage(Protocol):
         Raises:
             InvalidArgument: its ``run_id`` is taken, by whatever thread, or its ``message_id`` by a run of this one;
                 nothing is written.
+            Forbidden: the thread is another user's; nothing is written.
         """
         ...
 
@@ -339,6 +368,14 @@ class Storage(Protocol):
 
     async def check(self) -> None:
         """Raise ``StorageError`` where the database cannot be written to now."""
+        ...
+
+    async def tokens(self) -> list[TokenRow]:
+        """All tokens there are; another process makes and revokes them."""
+        ...
+
+    async def secret(self, name: str) -> bytes:
+        """32 random bytes under that name, made when first asked for and the same ever after."""
         ...
 
 

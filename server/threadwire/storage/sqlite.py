@@ -8,6 +8,7 @@ that history waits for no writer; a third one searches. ``sqlite_threads.py`` ha
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,11 +20,11 @@ import orjson
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.store.base import BaseStore
 
-from threadwire.errors import ConfigError, InvalidArgument
-from threadwire.storage import SEARCHED_CHARACTERS, Fence, LogRow, RunRow, sqlite_file
+from threadwire.errors import ConfigError, Forbidden, InvalidArgument
+from threadwire.storage import SEARCHED_CHARACTERS, Fence, LogRow, RunRow, TokenRow, sqlite_file
 from threadwire.storage.sqlite_journal import RENEW, SqliteJournal
 from threadwire.storage.sqlite_prune import SqlitePruning
-from threadwire.storage.sqlite_threads import add_functions
+from threadwire.storage.sqlite_threads import VALUES, add_functions
 from threadwire.storage.sqlite_writer import FencedStore, Saver, SharedStore, settle
 from threadwire.title import TITLE, plain_text, title_of
 
@@ -94,13 +95,36 @@ MIGRATIONS = (
     )
     """,
     "ALTER TABLE texts ADD COLUMN message_id TEXT",
+    """
+    ALTER TABLE threads ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+    DROP INDEX threads_by_creation;
+    DROP INDEX threads_by_update;
+    CREATE INDEX threads_by_creation ON threads (owner, created_at, thread_id);
+    CREATE INDEX threads_by_update ON threads (owner, updated_at, thread_id);
+    CREATE TABLE tokens (
+        token_id TEXT NOT NULL PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        salt BLOB NOT NULL,
+        hash BLOB NOT NULL,
+        created_at REAL NOT NULL,
+        expires_at REAL
+    );
+    CREATE TABLE secrets (name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL)
+    """,
 )
 
 # The columns of ``runs`` are the fields of ``RunRow``, in their order.
 COLUMNS = ", ".join(column.name for column in fields(RunRow))
 PLACES = ", ".join("?" for _ in fields(RunRow))
 RUNS = f"SELECT {COLUMNS} FROM runs "  # noqa: S608 -- our own names
+# ``owner`` is the row's: a thread that is another's gives no row.
+TOUCH = VALUES + (  # noqa: S608 -- our own names
+    "ON CONFLICT (thread_id) DO UPDATE SET updated_at = max(updated_at, excluded.updated_at)"
+    " WHERE owner = excluded.owner"
+    " RETURNING metadata, EXISTS (SELECT 1 FROM runs WHERE runs.thread_id = threads.thread_id)"
+)
 NEW_LOG = "INSERT INTO logs VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+TOKENS = f"SELECT {', '.join(column.name for column in fields(TokenRow))} FROM tokens"  # noqa: S608 -- our own names
 UNFINISHED = RUNS + "WHERE status IN ('queued', 'running') "
 
 
@@ -178,12 +202,10 @@ class SqliteStorage(SqliteJournal, SqlitePruning):
         title = title_of(content)
 
         async def insert() -> None:
-            rows = await self._writer.execute_fetchall(
-                "INSERT INTO threads VALUES (?, ?, ?, 'idle', ?, '[]') ON CONFLICT (thread_id)"
-                " DO UPDATE SET updated_at = max(updated_at, excluded.updated_at)"
-                " RETURNING metadata, EXISTS (SELECT 1 FROM runs WHERE runs.thread_id = threads.thread_id)",
-                (run.thread_id, run.created_at, run.created_at, _json({TITLE: title} if title else {})),
-            )
+            values = (run.thread_id, run.created_at, run.created_at, _json({TITLE: title} if title else {}), run.owner)
+            rows = list(await self._writer.execute_fetchall(TOUCH, values))
+            if not rows:
+                raise Forbidden("The thread is not yours.")
             for text, has_runs in rows:
                 if title and not has_runs:
                     await self._entitle(run.thread_id, orjson.loads(text), title)
@@ -235,6 +257,21 @@ class SqliteStorage(SqliteJournal, SqlitePruning):
             await self._writer.execute("DELETE FROM probe")
 
         await self._write(probe)
+
+    async def tokens(self) -> list[TokenRow]:
+        """All tokens there are."""
+        return [TokenRow(*row) for row in await self._read(TOKENS)]
+
+    async def secret(self, name: str) -> bytes:
+        """32 random bytes under that name, made when first asked for."""
+
+        async def make() -> bytes:
+            made = (name, secrets.token_bytes(32))
+            await self._writer.execute("INSERT INTO secrets VALUES (?, ?) ON CONFLICT DO NOTHING", made)
+            rows = await self._writer.execute_fetchall("SELECT value FROM secrets WHERE name = ?", (name,))
+            return next(bytes(value) for (value,) in rows)
+
+        return await self._write(make)
 
 
 def _json(value: object) -> str | None:

@@ -19,12 +19,17 @@ from threadwire.storage.sqlite_writer import ConnectionLock, guarded, settle, st
 
 T = TypeVar("T")
 
-COLUMNS = "thread_id, created_at, updated_at, status, metadata, interrupts"
+COLUMNS = "thread_id, created_at, updated_at, status, metadata, interrupts, owner"
 SELECT = f"SELECT {COLUMNS} FROM threads "
 COUNT = "SELECT count(*) FROM threads "
 RETURNING = f" RETURNING {COLUMNS}"
-INSERT = "INSERT INTO threads VALUES (?, ?, ?, 'idle', ?, '[]') ON CONFLICT (thread_id) DO NOTHING" + RETURNING
-COPY = "INSERT INTO threads SELECT ?, ?, ?, status, metadata, interrupts FROM threads WHERE thread_id = ?" + RETURNING
+VALUES = f"INSERT INTO threads ({COLUMNS}) VALUES (?, ?, ?, 'idle', ?, '[]', ?) "
+INSERT = VALUES + "ON CONFLICT (thread_id) DO NOTHING" + RETURNING
+COPY = (
+    f"INSERT INTO threads ({COLUMNS}) SELECT ?, ?, ?, status, metadata, interrupts, owner FROM threads"
+    " WHERE thread_id = ?" + RETURNING
+)
+OWNER = "SELECT owner FROM threads WHERE thread_id = ?"
 METADATA = "SELECT metadata FROM threads WHERE thread_id = ?"
 UPDATE = "UPDATE threads SET metadata = ?, updated_at = max(updated_at, ?) WHERE thread_id = ?" + RETURNING
 
@@ -62,7 +67,14 @@ class SqliteThreads:
         rows = await self._read(SELECT + "WHERE thread_id = ?", thread_id)
         return _thread(rows[0]) if rows else None
 
-    async def create_thread(self, thread_id: str, metadata: dict[str, Any], at: float) -> ThreadRow | None:
+    async def owner_of(self, thread_id: str) -> str | None:
+        """Whose the thread is; None where there is none."""
+        rows = await self._read(OWNER, thread_id)
+        return str(rows[0][0]) if rows else None
+
+    async def create_thread(
+        self, thread_id: str, metadata: dict[str, Any], at: float, owner: str = ""
+    ) -> ThreadRow | None:
         """Insert a thread; None where there is one, which stays as it is.
 
         Raises:
@@ -71,7 +83,7 @@ class SqliteThreads:
         text = _metadata(metadata)
 
         async def insert() -> ThreadRow | None:
-            rows = await self._writer.execute_fetchall(INSERT, (thread_id, at, at, text))
+            rows = await self._writer.execute_fetchall(INSERT, (thread_id, at, at, text, owner))
             return next((_thread(row) for row in rows), None)
 
         return await self._write(insert)
@@ -178,8 +190,8 @@ async def add_functions(searcher: aiosqlite.Connection) -> None:
 
 
 def _where(query: ThreadQuery) -> tuple[str, list[object]]:
-    conditions: list[str] = []
-    values: list[object] = []
+    conditions: list[str] = ["owner = ?"]
+    values: list[object] = [query.owner]
     if query.ids is not None:
         conditions.append("thread_id IN (SELECT value FROM json_each(?))")
         values.append(orjson.dumps(list(query.ids)).decode())
@@ -196,7 +208,7 @@ def _where(query: ThreadQuery) -> tuple[str, list[object]]:
             " OR thread_id IN (SELECT thread_id FROM texts WHERE instr(folded, ?)))"
         )
         values += [query.text.casefold()] * 2
-    return (f"WHERE {' AND '.join(conditions)} " if conditions else ""), values
+    return f"WHERE {' AND '.join(conditions)} ", values
 
 
 def _json_holds(text: str, wanted: str) -> bool:
@@ -225,5 +237,5 @@ def _metadata(metadata: dict[str, Any]) -> str:
 
 
 def _thread(row: Iterable[Any]) -> ThreadRow:
-    thread_id, created_at, updated_at, status, metadata, interrupts = row
-    return ThreadRow(thread_id, created_at, updated_at, status, orjson.loads(metadata), orjson.loads(interrupts))
+    thread_id, created_at, updated_at, status, metadata, interrupts, owner = row
+    return ThreadRow(thread_id, created_at, updated_at, status, orjson.loads(metadata), orjson.loads(interrupts), owner)
