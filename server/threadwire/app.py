@@ -24,7 +24,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 import threadwire
-from threadwire import http, logs, page, resources, stateless, states
+from threadwire import http, logs, page, resources, stateless, states, tls
 from threadwire.auth import GRANT, USER, Authenticator
 from threadwire.auth.modes import open_authenticator
 from threadwire.auth.tickets import Tickets
@@ -300,7 +300,8 @@ async def _serve(settings: Settings) -> None:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, server.host, server.port)
+        ssl_context = tls.context(server.tls.cert, server.tls.key)
+        site = web.TCPSite(runner, server.host, server.port, ssl_context=ssl_context)
         try:
             await site.start()
         except OSError as error:
@@ -320,7 +321,7 @@ def _announce(settings: Settings, app: web.Application, runner: web.AppRunner) -
     model = app[MODEL]
     logger.info(
         "serving",
-        url=f"http://{shown}:{port}",
+        url=f"{'https' if settings.server.tls.cert else 'http'}://{shown}:{port}",
         graph=settings.graph or "built-in agent",
         model=model["name"],
         why=model["why"],

@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_batch(commands)
     _add_models(commands)
     _add_storage(commands)
+    _add_token(commands)
     _add_config(commands)
     _add_simulate(commands)
     arguments.add_load(commands)
@@ -236,6 +237,49 @@ def _storage(args: argparse.Namespace) -> int:
     if args.action == "prune":
         return commands.prune(settings.url, settings.keep_checkpoints)
     return commands.stats(settings.url)
+
+
+# --- token ---------------------------------------------------------------------------------------
+
+
+def _add_token(commands: Any) -> None:
+    about = "make, list and revoke the tokens of auth.mode tokens; also while a server runs"
+    token = commands.add_parser("token", help=about, description=about.capitalize() + ".", allow_abbrev=False)
+    actions = token.add_subparsers(metavar="ACTION", required=True)
+    for name, what in (
+        ("create", "make a token for a user, and print it, this once"),
+        ("list", "print whose tokens there are, since when and until when"),
+        ("revoke", "take a user's token back: their connections are closed within seconds"),
+    ):
+        action = actions.add_parser(name, help=what, description=what.capitalize() + ".", allow_abbrev=False)
+        if name != "list":
+            action.add_argument("name", metavar="NAME", help="the user's")
+        if name == "create":
+            action.add_argument("--expires-in-days", metavar="N", type=_days, help="when it ends (default: never)")
+        _add_config_file(action)
+        action.set_defaults(run=_token, action=name)
+
+
+def _token(args: argparse.Namespace) -> int:
+    from threadwire import config
+
+    settings = config.load(args.config)
+    os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
+    from threadwire.auth import commands
+
+    url, fixed = settings.storage.url, settings.auth.tokens
+    if args.action == "create":
+        return commands.create(url, args.name, args.expires_in_days, fixed)
+    if args.action == "revoke":
+        return commands.revoke(url, args.name, fixed)
+    return commands.show_list(url, fixed)
+
+
+def _days(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= 100_000:
+        raise argparse.ArgumentTypeError(f"expected a number of days above 0, got {text}")
+    return number
 
 
 # --- config --------------------------------------------------------------------------------------

@@ -30,6 +30,10 @@ ELSEWHERE = "or name another file in storage.url"
 NO_DATABASE = f"not a SQLite database: move it away, {ELSEWHERE}"
 
 
+class InUse(StartupError):  # noqa: N818 -- it says what is the matter
+    """Another server has the file."""
+
+
 def locate(path: str) -> str:
     """The file itself, where ``path`` is relative or a link, so that one file has one lock.
 
@@ -50,7 +54,8 @@ def alone(real: str) -> Iterator[None]:
     """Hold the file's lock, ``<file>.lock`` beside it, so that no second server writes to it.
 
     Raises:
-        StartupError: another server has it, or the directory is not writable.
+        InUse: another server has it.
+        StartupError: the directory is not writable.
     """
     path = Path(f"{real}.lock")
     # Before acquiring: filelock before 4 empties the file where it tries.
@@ -61,7 +66,7 @@ def alone(real: str) -> Iterator[None]:
     except Timeout:
         process = f" (process {holder})" if holder else ""
         message = f"{real}: in use by another threadwire server{process}: stop that one, {ELSEWHERE}"
-        raise StartupError(message) from None
+        raise InUse(message) from None
     except OSError as error:
         raise StartupError(
             f"{real}: cannot write beside it, as SQLite and the lock {path.name} need to ({error.strerror}): "
