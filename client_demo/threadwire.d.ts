@@ -71,6 +71,8 @@ export interface AckFrame {
   run_id?: string | null;
   message_id?: string | null;
   duplicate?: boolean | null;
+  /** Of `reauth`: null where the credential does not end by itself. */
+  expires_in_seconds?: number | null;
 }
 export interface ErrorFrame {
   type: "error";
@@ -110,6 +112,10 @@ export interface GoawayFrame {
   type: "goaway";
   reason: string;
   reconnect_after_seconds: number;
+}
+export interface CredentialExpiringFrame {
+  type: "credential_expiring";
+  expires_in_seconds: number;
 }
 export interface EventFrame {
   type: "event";
@@ -234,6 +240,7 @@ export type Frame =
   | GapFrame
   | BatchResultFrame
   | GoawayFrame
+  | CredentialExpiringFrame
   | EventFrame
   | RunLogFrame
   | MessageFrame
@@ -268,8 +275,10 @@ export interface ConnectOptions {
   url?: string | URL;
   /** The conversation to go on with; left out, the server begins a new one. */
   threadId?: string;
-  /** A credential, or what gives one; asked for each connection. */
+  /** A credential, or what gives one: asked for each connection, and when the one in use is about to end. */
   token?: string | (() => string | Promise<string>);
+  /** What gives a one-time ticket (`POST /tickets`) for each connection, to go in place of the token; none: `null`. */
+  ticket?: () => string | null | Promise<string | null>;
   /** How many of the latest messages to send first, as a `history` frame. */
   history?: number;
   /** What becomes of this chat's runs when nobody listens any more. */

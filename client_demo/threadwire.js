@@ -187,13 +187,30 @@ class Chat extends Audience {
   // --- inside ------------------------------------------------------------------------------------
 
   async _open() {
-    const { token, WebSocket: Socket = globalThis.WebSocket } = this._options;
+    const { WebSocket: Socket = globalThis.WebSocket } = this._options;
     if (Socket === undefined) throw new Error("there is no WebSocket here: give one to connect()");
-    const credential = typeof token === "function" ? await token() : token;
+    const ticket = (await this._options.ticket?.()) || null;
+    const credential = ticket === null ? await this._token() : null;
     const history = this.ready === null && this._wantsHistory !== null ? { history: String(this._wantsHistory) } : {};
     const query = { ...this._position.query(), ...filterQuery(this._filters), ...history };
-    const own = { thread_id: this.threadId, on_disconnect: this._options.onDisconnect };
+    const own = { thread_id: this.threadId, on_disconnect: this._options.onDisconnect, ticket };
     return new Socket(socketUrl(this._options.url, { ...own, ...query }), protocols(credential));
+  }
+
+  async _token() {
+    const { token } = this._options;
+    return typeof token === "function" ? token() : token;
+  }
+
+  /** The credential of this connection is about to end: bring a fresh one, where there can be one. */
+  async _renew() {
+    if (typeof this._options.token !== "function") return;
+    try {
+      const token = await this._token();
+      if (token) await this._commands.issue("reauth", { token }, false);
+    } catch {
+      // The connection ends with its credential; the close code says why.
+    }
   }
 
   /** @returns {import("./threadwire/recovery.js").Asker} */
@@ -236,6 +253,7 @@ class Chat extends Audience {
     } else if (frame.type === "ack" || frame.type === "error" || frame.type === "history" || frame.type === "pong") {
       this._onAnswer(frame);
     } else {
+      if (frame.type === "credential_expiring") void this._renew();
       this._turns.passOn(frame);
       this._publish(frame);
     }

@@ -38,6 +38,21 @@ async function request(method, path, body, more = {}) {
   throw new Refused(response.status, answer?.error?.message ?? `HTTP ${response.status}`);
 }
 
+/** How the page's sockets say who it is: by a ticket, since a token in an address would stand in logs. */
+export const identification = { token: () => credential.get(), ticket };
+
+/** A one-time ticket; null where there is no token, or none that the server takes. */
+async function ticket() {
+  if (!credential.get()) return null;
+  try {
+    return (await (await request("POST", "tickets")).json()).ticket;
+  } catch (error) {
+    // The socket tells what is wrong with it.
+    if (error instanceof Refused) return null;
+    throw error;
+  }
+}
+
 /** The latest first. @param {{query?: string, limit: number, offset?: number}} page @returns {Promise<Thread[]>} */
 export async function searchThreads({ query, limit, offset = 0 }) {
   const select = ["thread_id", "updated_at", "status", "metadata"];

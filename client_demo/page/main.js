@@ -1,5 +1,4 @@
 /** The chat page: puts the parts together, follows the address, and says what goes wrong. */
-import { uuid } from "../threadwire/upgrade.js";
 import { Refused, credential } from "./api.js";
 import { Composer, acceptDrops } from "./composer.js";
 import { h, iconButton } from "./dom.js";
@@ -23,7 +22,7 @@ class Page {
     this._sessions = new Sessions(() => this._onWork());
     this._sidebar = new Sidebar({
       begin: () => this._begin(),
-      gone: (id) => this._sessions.drop(id),
+      gone: (id) => this._sessions.gone(id),
       isBusy: (id) => this._sessions.isBusy(id),
       complain: this._complain,
       toasts: this._toasts,
@@ -54,7 +53,7 @@ class Page {
       { class: "icon-button menu-button", "aria-controls": "sidebar", "aria-expanded": "false" },
     );
     /** @type {import("./session.js").Session} */
-    this._session = this._sessions.enter(this._idInAddress() ?? uuid());
+    this._session = this._sessions.enter(this._idInAddress());
   }
 
   start() {
@@ -122,9 +121,9 @@ class Page {
 
   _go() {
     const id = this._idInAddress();
-    if (id === this._session.threadId) return;
+    if (id !== null && id === this._session.threadId) return;
     this._showSidebar(false);
-    this._enter(this._sessions.enter(id ?? uuid()));
+    this._enter(this._sessions.enter(id));
   }
 
   /** @param {import("./session.js").Session} session */
@@ -133,7 +132,7 @@ class Page {
     if (!this._heard.has(session)) this._listen(session);
     this._view.show(session);
     this._drawer.show(session);
-    this._sidebar.select(session.threadId);
+    this._sidebar.select(session.threadId ?? "");
     this._line.show(session.chat.line);
     this._onWork();
   }
@@ -148,6 +147,7 @@ class Page {
     });
     session.addEventListener("problem", (event) => this._complain(/** @type {CustomEvent} */ (event).detail));
     session.chat.addEventListener("frame", ({ detail: frame }) => {
+      if (frame.type === "ready" && session === this._session) this._name();
       if (["ready", "usage", "history", "run_started", "run_finished"].includes(frame.type)) this._onWork();
     });
   }
@@ -156,10 +156,15 @@ class Page {
   _say(content) {
     if (this._session.chat.line.state === "closed") this._reconnect();
     this._session.send(content);
-    if (this._idInAddress() === null) {
-      history.replaceState(null, "", `#/t/${this._session.threadId}`);
-      this._sidebar.select(this._session.threadId);
-    }
+    this._name();
+  }
+
+  /** A thread that something was said in has an address, once the server has given it an id. */
+  _name() {
+    const { said, threadId } = this._session;
+    if (!said || threadId === null || this._idInAddress() !== null) return;
+    history.replaceState(null, "", `#/t/${threadId}`);
+    this._sidebar.select(threadId);
   }
 
   /** Something runs, or no longer does. */
@@ -172,10 +177,10 @@ class Page {
     this._model.textContent = chat.ready?.model.name ?? "";
     this._model.title = chat.ready?.model.why ?? "";
     this._sidebar.redraw();
-    this._showTitle(threadId);
+    this._showTitle(threadId ?? "");
     clearTimeout(this._refreshing);
     this._refreshing = setTimeout(
-      () => void this._sidebar.refresh().then(() => this._showTitle(this._session.threadId)),
+      () => void this._sidebar.refresh().then(() => this._showTitle(this._session.threadId ?? "")),
       150,
     );
   }
@@ -195,7 +200,7 @@ class Page {
 
   _reconnect() {
     const { threadId } = this._session;
-    this._sessions.drop(threadId);
+    this._sessions.drop(this._session);
     this._enter(this._sessions.enter(threadId));
   }
 

@@ -6,7 +6,7 @@
  * @typedef {import("../threadwire.d.ts").Turn} Turn
  */
 import { CommandFailed, Disconnected, TurnLost, connect } from "../threadwire.js";
-import { credential } from "./api.js";
+import { identification } from "./api.js";
 import { Conversation } from "./conversation.js";
 
 /** Messages that come with a connection, and with each older page. */
@@ -14,16 +14,16 @@ const PAGE = 60;
 const OLDER_PAGE = 100;
 
 export class Session extends EventTarget {
-  /** @param {string} threadId @param {import("../threadwire.d.ts").Filters} filters */
+  /** @param {string | null} threadId null: a new one @param {import("../threadwire.d.ts").Filters} filters */
   constructor(threadId, filters) {
     super();
-    this.threadId = threadId;
+    /** Whether something has been said in it, so that it is worth an address. */
+    this.said = threadId !== null;
     this.conversation = new Conversation();
     this._loading = false;
     /** Turns of ours that are not over. */
     this.open = 0;
-    const token = () => credential.get();
-    this.chat = connect({ threadId, history: PAGE, filters, token });
+    this.chat = connect({ threadId: threadId ?? undefined, history: PAGE, filters, ...identification });
     this.chat.addEventListener("frame", ({ detail: frame }) => {
       // What a node of the graph does in place of a tool is told by no frame of its own, but it is in the thread.
       const untold = frame.type === "run_finished" && this.conversation.hasOpenCalls(frame.run_id);
@@ -31,6 +31,11 @@ export class Session extends EventTarget {
       if (untold && frame.type === "run_finished" && frame.status !== "interrupted") void this.reload();
       if (frame.type === "run_started" || frame.type === "run_finished") this.dispatchEvent(new Event("run"));
     });
+  }
+
+  /** Its id; of a new one null, until the server has given it one. */
+  get threadId() {
+    return this.chat.threadId;
   }
 
   /** Whether leaving it now would lose something. */
@@ -41,6 +46,7 @@ export class Session extends EventTarget {
   /** @param {Content} content @param {import("../threadwire.d.ts").SendOptions} [options] */
   send(content, options) {
     const turn = this.chat.send(content, options);
+    this.said = true;
     const id = /** @type {string} */ (turn.messageId);
     this.conversation.say({ kind: "user", id, content, status: "waiting", runId: turn.runId, note: "" });
     turn.ack.catch((error) => this.conversation.refuse(id, error.message));
@@ -153,8 +159,8 @@ export class Session extends EventTarget {
 export class Sessions {
   /** @param {() => void} onChange which threads are at work has changed */
   constructor(onChange) {
-    /** @type {Map<string, Session>} */
-    this._open = new Map();
+    /** @type {Set<Session>} */
+    this._open = new Set();
     this._onChange = onChange;
     /** @type {Session | null} */
     this.current = null;
@@ -162,10 +168,10 @@ export class Sessions {
     this.filters = {};
   }
 
-  /** Show a thread. @param {string} threadId @returns {Session} */
+  /** Show a thread; null: a new one. @param {string | null} threadId @returns {Session} */
   enter(threadId) {
     const former = this.current;
-    const session = this._open.get(threadId) ?? this._start(threadId);
+    const session = this._find(threadId) ?? this._start(threadId);
     this.current = session;
     if (former !== null && former !== session) this._letGo(former);
     return session;
@@ -173,19 +179,30 @@ export class Sessions {
 
   /** Whether a thread works for us now. @param {string} threadId */
   isBusy(threadId) {
-    return this._open.get(threadId)?.busy ?? false;
+    return this._find(threadId)?.busy ?? false;
   }
 
   /** Close a thread, whatever it does. @param {string} threadId */
-  drop(threadId) {
-    this._open.get(threadId)?.close();
-    this._open.delete(threadId);
+  gone(threadId) {
+    const session = this._find(threadId);
+    if (session !== undefined) this.drop(session);
   }
 
-  /** @param {string} threadId */
+  /** @param {Session} session */
+  drop(session) {
+    session.close();
+    this._open.delete(session);
+  }
+
+  /** @param {string | null} threadId */
+  _find(threadId) {
+    return threadId === null ? undefined : [...this._open].find((session) => session.threadId === threadId);
+  }
+
+  /** @param {string | null} threadId */
   _start(threadId) {
     const session = new Session(threadId, this.filters);
-    this._open.set(threadId, session);
+    this._open.add(session);
     session.addEventListener("run", () => {
       if (session !== this.current) this._letGo(session);
       this._onChange();
@@ -195,6 +212,6 @@ export class Sessions {
 
   /** @param {Session} session */
   _letGo(session) {
-    if (!session.busy && this._open.get(session.threadId) === session) this.drop(session.threadId);
+    if (!session.busy && this._open.has(session)) this.drop(session);
   }
 }

@@ -3,7 +3,7 @@
  * they get measured as it comes.
  */
 import { connect } from "../threadwire.js";
-import { credential, deleteThread } from "./api.js";
+import { deleteThread, identification } from "./api.js";
 import { h } from "./dom.js";
 import { RateChart } from "./chart.js";
 
@@ -33,7 +33,7 @@ class Tile {
     this.running = false;
     this._text = "";
     this._onTokens = onTokens;
-    this.chat = connect({ token: () => credential.get() });
+    this.chat = connect(identification);
     this.state = h("span", { class: "tile-state", text: "connecting" });
     this._body = h("p", { class: "tile-text", dir: "auto" });
     this._link = h("a", { text: `#${number + 1}`, "aria-label": `Open session ${number + 1}` });

@@ -101,7 +101,13 @@ const OWN = {
     heartbeat_seconds: number,
     limits: object,
   },
-  ack: { id: nullable(string), run_id: optional(string), message_id: optional(string), duplicate: optional(boolean) },
+  ack: {
+    id: nullable(string),
+    run_id: optional(string),
+    message_id: optional(string),
+    duplicate: optional(boolean),
+    expires_in_seconds: optional(number),
+  },
   error: {
     id: nullable(string),
     code: string,
@@ -114,6 +120,7 @@ const OWN = {
   gap: { requested: integer, earliest: integer, epoch: string, run },
   batch_result: { run_id: string, index: integer, message: optional(message), error: optional(error) },
   goaway: { reason: string, reconnect_after_seconds: number },
+  credential_expiring: { expires_in_seconds: number },
   event: { run_id: optional(string), event: optional(object), dropped: optional(integer) },
   log: { ops: list(object) },
 };

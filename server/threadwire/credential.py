@@ -17,7 +17,7 @@ from threadwire.protocol import CloseCode
 
 logger = get_logger(__name__)
 
-#: How long before a credential ends its connection is told.
+#: How long before a credential ends its connection is told; of one that is short-lived, half of what is left.
 WARNING_SECONDS = 60.0
 #: How long it is not looked at, at most.
 LOOK_SECONDS = 3600.0
@@ -28,7 +28,7 @@ Renew: TypeAlias = Callable[[str], Awaitable[Grant]]
 class Credential:
     """See the module. ``watch()`` it, and ``stop()`` in the end."""
 
-    __slots__ = ("_end", "_handle", "_renew", "_tell", "_warned", "grant", "tasks")
+    __slots__ = ("_end", "_handle", "_notice", "_renew", "_tell", "_warned", "grant", "tasks")
 
     def __init__(
         self,
@@ -45,11 +45,15 @@ class Credential:
         self._tell = tell
         self._end = end
         self._handle: asyncio.TimerHandle | None = None
+        self._notice = 0.0
         self._warned = False
 
     def watch(self) -> None:
         """Look after its end from now on."""
         self._warned = False
+        left = _left(self.grant)
+        # Who brings the same one again and again is told less and less often, and not at once each time.
+        self._notice = min(WARNING_SECONDS, (left or 0.0) / 2)
         self._look()
 
     def stop(self) -> None:
@@ -98,11 +102,11 @@ class Credential:
         if left <= 0:
             self._end(CloseCode.UNAUTHORIZED, "the credential has expired")
             return
-        if left <= WARNING_SECONDS and not self._warned:
+        if left <= self._notice and not self._warned:
             self._warned = True
             self._tell({"type": "credential_expiring", "expires_in_seconds": left})
         # Looked at again, since the loop's clock and the wall's come apart.
-        wait = min(left if self._warned else left - WARNING_SECONDS, LOOK_SECONDS)
+        wait = min(left if self._warned else left - self._notice, LOOK_SECONDS)
         self._handle = asyncio.get_running_loop().call_later(wait, self._look)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 from collections.abc import AsyncIterator
@@ -10,15 +9,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 from playwright.async_api import expect
 
 from conftest import Serve
 from e2e.conftest import Open
 from e2e.steps import answers, asked, button, line, said, say
 from process import ServerProcess
-from threadwire import page as page_routes
 
 #: Long enough to be cut in the middle, whatever the machine does meanwhile.
 SLOW = "/tokens 200\n/tokens-per-second 50"
@@ -125,33 +121,3 @@ async def test_a_deleted_thread_is_closed(serve: Serve, session: aiohttp.ClientS
     [thread_id] = re.findall(r"#/t/(.+)", page.url)
     await (await session.delete(f"{served.url}/threads/{thread_id}")).release()
     await expect(line(page, "This thread was deleted")).to_be_visible()
-
-
-async def test_the_page_asks_for_a_token(open_page: Open) -> None:
-    """A server that closes with 4401 gets the token the user gives, as a subprotocol, and never in an address."""
-    offered: list[str] = []
-    ready = json.loads((Path(__file__).parent.parent / "frames.json").read_text())["frames"]["good"]["ready"][0]
-
-    async def upgrade(request: web.Request) -> web.WebSocketResponse:
-        offered.append(request.headers["Sec-WebSocket-Protocol"])
-        assert "secret" not in request.query_string
-        socket = web.WebSocketResponse(protocols=["threadwire.v1"])
-        await socket.prepare(request)
-        if "bearer.secret" in offered[-1]:
-            await socket.send_json(ready)
-            await socket.receive()
-        else:
-            await socket.close(code=4401, message=b"who are you?")
-        return socket
-
-    app = web.Application()
-    app.router.add_get("/ws", upgrade)
-    page_routes.PageRoutes(page_routes.client_folder()).add_to(app.router)
-    async with TestServer(app) as server:
-        page = await open_page(f"http://{server.host}:{server.port}/")
-        await page.get_by_label("Token", exact=True).last.fill("secret")
-        await button(page, "Connect").last.click()
-        await expect(line(page, "Live")).to_be_visible()
-        await page.close()
-    assert offered[0] == "threadwire.v1"
-    assert offered[-1].replace(" ", "") == "threadwire.v1,bearer.secret"

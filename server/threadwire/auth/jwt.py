@@ -8,6 +8,7 @@ but not more often than every ``ASK_AGAIN_SECONDS``, whoever makes up how many n
 from __future__ import annotations
 
 import asyncio
+import warnings
 from typing import Any
 
 import aiohttp
@@ -39,6 +40,11 @@ class Jwt:
     def __init__(self, settings: JwtSettings) -> None:
         """Raises ``StartupError`` for a public key that is none, or algorithms that are not there."""
         self._settings = settings
+        secret = settings.secret.get_secret_value() if settings.secret is not None else None
+        if secret is not None and len(secret.encode()) < 32:
+            logger.warning("auth.jwt.secret is short", bytes=len(secret.encode()), expected="32 or more")
+        # PyJWT's own word on that, for each token.
+        warnings.filterwarnings("ignore", message="The HMAC key is")
         self._algorithms = settings.pinned()
         try:
             known = [name for name in self._algorithms if name in jwt.algorithms.get_default_algorithms()]

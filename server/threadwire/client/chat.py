@@ -7,9 +7,10 @@ buffers (who reads). Everything here runs on one event loop, and nothing in this
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 import weakref
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar, Unpack
 
 from threadwire.client.batch import Batch, OpenBatches
@@ -27,6 +28,7 @@ from threadwire.protocol import (
     AckFrame,
     BatchResultFrame,
     Content,
+    CredentialExpiringFrame,
     ErrorFrame,
     EventFrame,
     Frame,
@@ -36,6 +38,8 @@ from threadwire.protocol import (
     ReadyFrame,
     RunFinishedFrame,
 )
+
+logger = logging.getLogger("threadwire.client")
 
 #: Frames that may wait for a reader of ``frames()``; one that falls further behind gets a ``gap``.
 MAX_WAITING_FRAMES = 10_000
@@ -61,7 +65,11 @@ class Chat:
         filters: Filters,
         patient: bool,
         make_link: Callable[[Chat], Link],
+        renew: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
+        """``renew`` gives a fresh token, where there can be one."""
+        self._renew = renew
+        self._renewing: asyncio.Task[None] | None = None
         self.first_history = None
         self._wants_history = history
         self._filters = filters
@@ -173,6 +181,8 @@ class Chat:
 
     async def close(self) -> None:
         """Close with 1000, and let go all who wait."""
+        if self._renewing is not None:
+            self._renewing.cancel()
         await self._link.close()
 
     def query(self) -> dict[str, str]:
@@ -204,6 +214,8 @@ class Chat:
             self._turns.pass_on(frame)
         elif isinstance(frame, BatchResultFrame | RunFinishedFrame):
             self._batches.take(frame)
+        elif isinstance(frame, CredentialExpiringFrame):
+            self._on_expiring()
         self._publish(frame)
 
     def on_lost(self, error: Disconnected) -> None:
@@ -280,6 +292,18 @@ class Chat:
             turn.take(gap)
         # On attaching, ``earliest`` may lie far ahead of all there is: numbers are reserved in blocks.
         self._recovery.start(self.ready.seq if self._just_attached else gap.earliest - 1)
+
+    def _on_expiring(self) -> None:
+        if self._renew is not None and (self._renewing is None or self._renewing.done()):
+            self._renewing = asyncio.create_task(self._reauth(self._renew), name="threadwire-client-reauth")
+
+    async def _reauth(self, renew: Callable[[], Awaitable[str | None]]) -> None:
+        try:
+            if (token := await renew()) is not None:
+                await self._commands.issue("reauth", {"token": token}, repeatable=False)
+        except Exception as error:
+            # The connection ends with the credential, if no other comes; the close code says why.
+            logger.warning("the credential was not renewed: %r", error)
 
     def _on_answer(self, frame: AckFrame | ErrorFrame | HistoryFrame | PongFrame) -> None:
         self._commands.take(frame)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal, Unpack
@@ -11,7 +12,7 @@ from yarl import URL
 
 from threadwire.client.chat import Chat
 from threadwire.client.link import Link
-from threadwire.client.options import Filters
+from threadwire.client.options import Filters, Token
 from threadwire.protocol import SUBPROTOCOL, check_thread_id
 
 #: How long leaving waits for the server to say goodbye as well.
@@ -25,7 +26,7 @@ async def connect(
     url: str,
     *,
     thread_id: str | None = None,
-    token: str | None = None,
+    token: Token | None = None,
     history: int | None = None,
     on_disconnect: Literal["cancel", "continue"] | None = None,
     reconnect: bool = True,
@@ -42,7 +43,9 @@ async def connect(
     Args:
         url: Where the server is: ``http://host:8000`` or the whole ``ws://host:8000/ws``; its query is kept.
         thread_id: The thread to go on with; absent, the server makes a new one.
-        token: A credential, sent as ``Authorization: Bearer``.
+        token: A credential, sent as ``Authorization: Bearer``; or a function, async or not, that gives one. It is
+            asked for each connection, and when the server says that the one in use is about to end, so that the
+            connection goes on with a fresh one.
         history: How many of the thread's last messages to read first, into ``chat.first_history``.
         on_disconnect: What happens to this chat's runs when nobody listens to the thread any more; where it is
             None, the server's configuration decides.
@@ -61,13 +64,18 @@ async def connect(
     target = _socket_url(url)
     fixed = {"thread_id": thread_id, "on_disconnect": on_disconnect}
     target = target.update_query({name: value for name, value in fixed.items() if value is not None})
-    headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
     own = aiohttp.ClientSession() if session is None else None
     http = session or own
     assert http is not None  # noqa: S101 -- one of the two
 
     def make_link(chat: Chat) -> Link:
         async def open_socket() -> aiohttp.ClientWebSocketResponse:
+            try:
+                credential = await _token(token)
+            except Exception as error:
+                # Whoever gives it may be away as the server may be: it is tried again.
+                raise aiohttp.ClientConnectionError(f"no token could be had: {error!r}") from error
+            headers = {"Authorization": f"Bearer {credential}"} if credential is not None else {}
             return await http.ws_connect(
                 target.update_query(chat.query()),
                 protocols=(SUBPROTOCOL,),
@@ -81,7 +89,8 @@ async def connect(
         return Link(open_socket, chat, max_reconnects=limit, open_timeout=open_timeout)
 
     try:
-        chat = Chat(history=history, filters=filters, patient=reconnect, make_link=make_link)
+        renew = (lambda: _token(token)) if callable(token) else None
+        chat = Chat(history=history, filters=filters, patient=reconnect, make_link=make_link, renew=renew)
         try:
             await chat.open()
             yield chat
@@ -90,6 +99,11 @@ async def connect(
     finally:
         if own is not None:
             await own.close()
+
+
+async def _token(token: Token | None) -> str | None:
+    found = token() if callable(token) else token
+    return await found if inspect.isawaitable(found) else found
 
 
 def _socket_url(url: str) -> URL:

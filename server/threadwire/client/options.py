@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from threadwire.protocol import MultitaskStrategy
+
+#: A credential, or what gives one: asked for each connection, and before the one in use ends.
+Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
 
 class Filters(TypedDict, total=False):
@@ -34,7 +38,7 @@ class ConnectOptions(Filters, total=False):
     """What ``connect_sync`` takes: the options of ``connect``, but for a session, which has its own loop."""
 
     thread_id: str | None
-    token: str | None
+    token: Token | None
     history: int | None
     on_disconnect: Literal["cancel", "continue"] | None
     reconnect: bool

@@ -1,0 +1,49 @@
+"""Handlers of ``auth.mode: custom``, and the objects they give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from threadwire.auth import ADDRESS, User
+from threadwire.errors import Forbidden, Unauthorized
+
+
+@dataclass
+class Thing:
+    identity: str
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+async def by_token(request: web.Request) -> Any:
+    """What the token says is what is given."""
+    token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    if token in ("nobody", ""):
+        return None
+    given: dict[str, Any] = {
+        "table": lambda: {"identity": "table", "team": "red", "permissions": ["read"], "display_name": "A Table"},
+        "thing": lambda: Thing("thing"),
+        "user": lambda: User("user"),
+        "refused": lambda: _raise(Unauthorized("no")),
+        "banned": lambda: _raise(Forbidden("no")),
+        "permission": lambda: _raise(PermissionError()),
+        "http401": lambda: _raise(web.HTTPUnauthorized()),
+        "broken": lambda: _raise(RuntimeError("the directory is away")),
+        "nameless": lambda: {"name": "x"},
+        "endless": lambda: {"identity": "x", "expires_at": "never"},
+    }
+    return given[token]() if token in given else token
+
+
+async def by_address(request: web.Request) -> str:
+    """Everybody is called as their address."""
+    return f"somebody at {request[ADDRESS]}"
+
+
+def plain(_request: web.Request) -> str:
+    return "not async"
