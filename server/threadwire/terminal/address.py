@@ -69,7 +69,7 @@ def _own_address(settings: Settings) -> str | None:
     if port == 0:
         return None
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- what others may have bound to
-    return str(URL.build(scheme="http", host=host, port=port))
+    return str(URL.build(scheme="https" if settings.server.tls.cert else "http", host=host, port=port))
 
 
 async def _is_there(url: str) -> bool:

@@ -22,7 +22,7 @@ STOP_SECONDS = 5.0
 #: A log that has grown beyond this is begun anew.
 MAX_LOG_BYTES = 1 << 20
 #: In the line of its log that says "serving".
-_URL = re.compile(r"http://[^\s\"]+")
+_URL = re.compile(r"https?://[^\s\"]+")
 _OURS = "threadwire: "
 
 
