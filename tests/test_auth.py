@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from threadwire.auth.tickets import MAX_TICKETS, TICKET_SECONDS, Tickets
 from threadwire.auth.tokens import Tokens
 from threadwire.errors import StartupError, Unauthorized
 from threadwire.storage import open_storage
-from who import ALICE, BOB, JWT, TOKENS, attach, base64url, bearer, call, connect, signed
+from who import ALICE, BOB, TOKENS, attach, base64url, bearer, call, connect, signed
 from who import make_token as made
 
 # --- ways to bring one ---------------------------------------------------------------------------
@@ -276,77 +275,6 @@ def test_names_of_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
             commands.create(url, name, None, ())
     made(tmp_path / "tokens.db", capsys, "carol", 1e-9)
     made(tmp_path / "tokens.db", capsys, "carol")
-
-
-# --- tokens that end -----------------------------------------------------------------------------
-
-
-async def test_a_token_that_ends(serve: Serve) -> None:
-    """A connection is told in time that its credential is about to end, and closed with 4401 when it does."""
-    served = await serve("graphs:echo", auth=JWT)
-    socket = await attach(served, signed(seconds=3))
-    told = await socket.until("credential_expiring")
-    assert 0 < told["expires_in_seconds"] <= 3
-    assert await socket.closed() == 4401
-
-
-async def test_a_token_that_lasts(serve: Serve) -> None:
-    """Nothing is told of a credential that is good for long, or for good."""
-    served = await serve("graphs:echo", auth=JWT)
-    for seconds in (3600, None, 10**12):
-        socket = await attach(served, signed(seconds=seconds))
-        await socket.turn()
-        assert not socket.of("credential_expiring")
-
-
-async def test_reauth_keeps_the_connection(serve: Serve) -> None:
-    """`reauth` with another token of the same user's goes on beyond the end of the first."""
-    served = await serve("graphs:echo", auth=JWT)
-    socket = await attach(served, signed(seconds=3))
-    await socket.until("credential_expiring")
-    ack = await socket.ask("reauth", token=signed(seconds=3600))
-    assert ack["type"] == "ack"
-    assert 3500 < ack["expires_in_seconds"] <= 3600
-    ends = time.time() + 3
-    await eventually(lambda: time.time() > ends, "the first token has ended")
-    await socket.turn("still there?")
-    assert (await socket.ask("reauth", token=signed(seconds=None)))["expires_in_seconds"] is None
-
-
-async def test_reauth_is_the_users_own(serve: Serve) -> None:
-    """`reauth` with another user's token, or with none that is good, is refused, and changes nothing."""
-    served = await serve("graphs:echo", auth=JWT)
-    socket = await attach(served, signed(seconds=5))
-    assert (await socket.ask("reauth", token=signed("bob")))["code"] == "forbidden"
-    for bad in ("nonsense", signed(seconds=-1), signed(secret="another secret, and as long as the first one is")):
-        assert (await socket.ask("reauth", token=bad))["code"] == "unauthorized"
-    assert (await socket.ask("reauth", token=""))["code"] == "invalid_argument"
-    assert await socket.closed() == 4401
-
-
-async def test_guessing_is_cut_off(serve: Serve) -> None:
-    """Who tries token after token over one socket is cut off, as who breaks the protocol is."""
-    served = await serve("graphs:echo", auth=TOKENS)
-    socket = await attach(served, ALICE)
-    for number in range(110):
-        await socket.command("reauth", token=f"guess {number}")
-    assert await socket.closed() == 1008
-
-
-async def test_without_auth_reauth_does_nothing(serve: Serve) -> None:
-    """Where nobody has to say who they are, every token is as good as any other."""
-    served = await serve("graphs:echo")
-    socket = await served.attach()
-    assert (await socket.ask("reauth", token="whatever"))["type"] == "ack"
-
-
-async def test_a_ticket_ends_with_its_token(serve: Serve) -> None:
-    """A connection by ticket lasts no longer than the token the ticket was had for."""
-    served = await serve("graphs:echo", auth=JWT)
-    ticket = (await call(served, "POST", "/tickets", signed(seconds=4)))[1]["ticket"]
-    socket = await attach(served, ticket=ticket)
-    await socket.until("credential_expiring")
-    assert await socket.closed() == 4401
 
 
 # --- a handler of one's own ----------------------------------------------------------------------

@@ -14,6 +14,8 @@ from threadwire.client import Disconnected, connect
 from threadwire.protocol import Frame
 from who import ALICE, JWT, TOKENS, signed
 
+HANDLER = {"mode": "custom", "handler": "auth_handlers:by_token"}
+
 
 async def test_a_token_lets_in(serve: Serve) -> None:
     """A client with a token talks, and comes back to its thread; one without is told so at once."""
@@ -33,15 +35,15 @@ async def test_a_token_lets_in(serve: Serve) -> None:
 
 async def test_a_token_is_renewed(serve: Serve) -> None:
     """A client that is given a function brings a fresh token in time, and its one connection goes on."""
-    served = await serve("graphs:echo", auth=JWT)
+    served = await serve("graphs:echo", auth=HANDLER)
     given: list[str] = []
 
     async def token() -> str:
-        given.append(signed(seconds=4 if not given else 3600))
+        given.append("alice" if given else "alice ends in 10")
         return given[-1]
 
     async with connect(served.url, token=token) as chat:
-        ends = time.time() + 5
+        ends = time.time() + 10
         await eventually(lambda: time.time() > ends, "the first token has ended")
         assert await chat.send("still there?").text() == "echo: still there?"
         assert chat.state == "live"
@@ -50,8 +52,8 @@ async def test_a_token_is_renewed(serve: Serve) -> None:
 
 async def test_a_token_that_is_fixed_ends(serve: Serve) -> None:
     """A client that has one token is told by the close code that this has ended."""
-    served = await serve("graphs:echo", auth=JWT)
-    async with connect(served.url, token=signed(seconds=4)) as chat:
+    served = await serve("graphs:echo", auth=HANDLER)
+    async with connect(served.url, token="alice ends in 6") as chat:
         frames = chat.frames()
         kinds: list[str] = []
         with pytest.raises(Disconnected) as ended:

@@ -50,7 +50,7 @@ CASES: list[tuple[dict[str, Any], str | None, str | None]] = [
     ({}, signed(), "alice"),
     ({}, signed(seconds=None), "alice"),
     ({}, signed(seconds=-5), None),
-    ({"leeway_seconds": 60}, signed(seconds=-5), "alice"),
+    ({"leeway_seconds": 86_400}, signed(seconds=-5), "alice"),
     ({}, signed(secret="not the issuer's secret, and just as long as that"), None),
     ({}, signed(nbf=time.time() + 3600), None),
     ({"issuer": "https://id"}, signed(iss="https://id"), "alice"),
@@ -80,6 +80,14 @@ CASES: list[tuple[dict[str, Any], str | None, str | None]] = [
 async def test_what_is_checked(config: dict[str, Any], token: str | None, user: str | None) -> None:
     """Signature, time, issuer, audience, algorithm and the user's claim are each checked, and one wrong is enough."""
     assert await identity({"secret": SECRET, **config}, token) == user
+
+
+async def test_how_long_it_is_good() -> None:
+    """A user is let in until the token's `exp`, and the leeway; by one without, for good."""
+    checked = Jwt(JwtSettings(secret=SECRET, leeway_seconds=30))
+    ends = time.time() + 3600
+    assert (await checked.authenticate(REQUEST, signed(exp=ends))).expires_at == pytest.approx(ends + 30)
+    assert (await checked.authenticate(REQUEST, signed(seconds=None))).expires_at is None
 
 
 async def test_a_public_key(caplog: pytest.LogCaptureFixture) -> None:

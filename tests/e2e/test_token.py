@@ -64,11 +64,11 @@ async def test_a_token_that_ends_is_asked_for_again(serve: Serve, open_page: Ope
     """When the token has ended the page asks for another, and goes on in the same thread."""
     served = await serve("graphs:echo", auth=JWT)
     page = await open_page(served.url)
-    await give(page, signed(seconds=15))
+    await give(page, signed(seconds=30))
     await expect(line(page, "Live")).to_be_visible()
     await say(page, "before")
     await expect(answers(page)).to_contain_text("echo: before")
-    await expect(line(page, "The server wants a token")).to_be_visible(timeout=30_000)
+    await expect(line(page, "The server wants a token")).to_be_visible(timeout=90_000)
     await give(page, signed())
     await expect(line(page, "Live")).to_be_visible()
     await expect(answers(page)).to_contain_text("echo: before")
