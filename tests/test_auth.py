@@ -283,7 +283,7 @@ def test_names_of_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("name", "socket", "http"),
     [
-        ("text", None, 200),
+        ("alice", None, 200),
         ("table", None, 200),
         ("thing", None, 200),
         ("user", None, 200),

@@ -17,7 +17,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.store.base import PutOp
 
-from threadwire.errors import InvalidArgument, TooLarge
+from threadwire.errors import Forbidden, InvalidArgument, TooLarge
 from threadwire.storage import (
     MAX_METADATA_BYTES,
     Fence,
@@ -433,6 +433,40 @@ class StorageContract:
             assert await self._found(storage, {"sort_by": sort_by}) == list(ascending[::-1])
         assert await self._found(storage, {"limit": 2}) == ["c", "b"]
         assert await self._found(storage, {"limit": 2, "offset": 2}) == ["a"]
+
+    async def test_owners(self, storage: Storage) -> None:
+        """A thread is whose first run or creation it was; only who names the owner finds it, and its copy."""
+        by_alice: dict[str, Any] = {"content": "plan", "user": {"identity": "alice"}}
+        await accept(storage, a_run("r1", "t1", request=by_alice))
+        await storage.create_thread("t2", {}, 1.0, "bob")
+        await storage.create_thread("t3", {}, 1.0)
+        owners = {thread_id: await storage.owner_of(thread_id) for thread_id in ("t1", "t2", "t3", "t4")}
+        assert owners == {"t1": "alice", "t2": "bob", "t3": "", "t4": None}
+        assert await storage.copy_thread("t1", "t4", 2.0)
+        found = {owner: await storage.search_threads(ThreadQuery(owner)) for owner in ("alice", "bob", "", "carol")}
+        ids = {owner: {row.thread_id for row in rows} for owner, rows in found.items()}
+        assert ids == {"alice": {"t1", "t4"}, "bob": {"t2"}, "": {"t3"}, "carol": set()}
+        assert [await storage.count_threads(ThreadQuery(owner, text="plan")) for owner in ("alice", "bob")] == [2, 0]
+
+    async def test_accept_other_owner(self, storage: Storage) -> None:
+        """A run of another user's on somebody's thread is refused, and writes nothing."""
+        await storage.create_thread("t1", {}, 1.0, "alice")
+        by_bob: dict[str, Any] = {"content": "mine", "user": {"identity": "bob"}}
+        for request in (by_bob, {"content": "nobody's"}):
+            with pytest.raises(Forbidden):
+                await accept(storage, a_run("r1", "t1", request=request))
+        assert await storage.get_run("t1", "r1") is None
+        assert await storage.owner_of("t1") == "alice"
+
+    async def test_secrets(self, factory: Factory) -> None:
+        """A secret is made once, by its name, and is the same after a restart."""
+        async with factory() as storage:
+            found = await storage.secret("a")
+            assert len(found) == 32
+            assert await storage.secret("a") == found != await storage.secret("b")
+            assert await storage.tokens() == []
+        async with factory() as storage:
+            assert await storage.secret("a") == found
 
     async def test_copy(self, storage: Storage) -> None:
         """A copy has the thread's row, words and checkpoints with their writes; then the two have nothing in common."""
