@@ -22,6 +22,7 @@ TABLE: dict[str, set[str]] = {
     "filters": set(),
     "jsonsafe": set(),
     "limits": set(),
+    "line": set(),
     "page": set(),
     "websocket": set(),
     "export": set(),
@@ -30,6 +31,7 @@ TABLE: dict[str, set[str]] = {
     "loading": {"errors"},
     "tls": {"errors"},
     "failures": {"errors"},
+    "listener": {"errors"},
     "models": {"errors", "logs"},
     "settings": {"mcp_settings"},
     "agent": {"errors", "logs", "mcp_settings", "threadwire"},
@@ -215,6 +217,7 @@ TABLE: dict[str, set[str]] = {
         "http",
         "hub",
         "journal",
+        "listener",
         "logs",
         "models",
         "ownership",
@@ -247,13 +250,13 @@ TABLE: dict[str, set[str]] = {
         "terminal",
         "threadwire",
     },
-    "testing": {"app", "client", "settings"},
+    "testing": {"app", "client", "listener", "settings"},
     "__main__": {"cli"},
 }
 #: A program of its own may stand anywhere: it is run, not imported.
 PROGRAMS = {"terminal/child.py": {"cli"}}
 #: What decides by its arguments alone.
-PURE = ("errors", "protocol", "filters", "events", "toolcalls", "limits", "history", "jsonsafe", "remains")
+PURE = ("errors", "protocol", "filters", "events", "toolcalls", "limits", "line", "history", "jsonsafe", "remains")
 IMPURE = {"asyncio", "aiohttp", "time", "datetime", "random", "threading", "socket", "os", "sqlite3"}
 
 

@@ -224,13 +224,12 @@ def test_whatever_happens_the_line_keeps_its_promises(
     at_once: int, of_one_user: int, steps: list[tuple[str, int]]
 ) -> None:
     """Never over a bound, never idle while somebody may run, first come first served within a user, woken once."""
-    line, places, woken = Line(at_once, of_one_user), [], Counter[int]()
-    waited: set[int] = set()
-    for user, number in steps:
+    line, woken = Line(at_once, of_one_user), Counter[int]()
+    places: list[tuple[int, Place]] = []
+    for identity, (user, number) in enumerate(steps):
         if places and number % 3 == 0:
             line.leave(places.pop(number % len(places))[1])
         else:
-            identity = len(waited) + number * 1000 + len(woken)
             place = line.join(user, lambda identity=identity: woken.update([identity]))  # type: ignore[misc]
             places.append((identity, place))
         running = [place for _, place in places if place.granted]

@@ -36,6 +36,7 @@ from threadwire.gate import AUTHENTICATOR, REFUSAL, SOCKET, TICKETS, Gate
 from threadwire.graph import Graph, open_agent_graph, open_graph
 from threadwire.hub import Hub
 from threadwire.journal import Journal
+from threadwire.listener import Listener, begin, body_in_time
 from threadwire.logs import get_logger
 from threadwire.models import open_model
 from threadwire.ownership import Ownership
@@ -74,7 +75,12 @@ def make_app(settings: Settings) -> web.Application:
     """The server as an aiohttp application; starting it raises ``StartupError`` where something is wrong."""
     gate = Gate(settings)
     app = web.Application(
-        middlewares=[http.errors, gate.middleware()],
+        middlewares=[
+            http.errors,
+            begin,
+            gate.middleware(),
+            body_in_time(settings.server.handshake_timeout_seconds),
+        ],
         client_max_size=settings.server.max_message_bytes or 2**62,
     )
     app[CONNECTIONS] = Connections()
@@ -301,7 +307,8 @@ async def _serve(settings: Settings) -> None:
     await runner.setup()
     try:
         ssl_context = tls.context(server.tls.cert, server.tls.key)
-        site = web.TCPSite(runner, server.host, server.port, ssl_context=ssl_context)
+        seconds = server.handshake_timeout_seconds
+        site = Listener(runner, server.host, server.port, seconds=seconds, ssl_context=ssl_context)
         try:
             await site.start()
         except OSError as error:

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from typing import cast
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from threadwire.errors import CommandError, TooLarge
+from threadwire.errors import BadFrame, CommandError, TooLarge
 
 #: How long an idle connection is kept for its next request: longer than nginx (60 s) and Caddy (120 s) keep theirs, so
 #: that none of them sends a request into a connection that is just being closed.
 _KEEP_ALIVE_SECONDS = 130.0
-#: A body must come at least so fast, beside the deadline itself; as Apache's ``RequestReadTimeout`` has a ``MinRate``.
-_MIN_BYTES_PER_SECOND = 16_384
+#: What of a body is not there by the deadline must come at least so fast; as with Apache's mod_reqtimeout, ``MinRate``.
+_MIN_BYTES_PER_SECOND = 4096
+#: Bytes read at once that say that there are more.
+_MUCH = 60_000
 #: How many connections may wait to be accepted: those of a server's clients who all come back at once.
 _BACKLOG = 2048
 
@@ -40,7 +43,11 @@ class _Door(web.RequestHandler):
         # What is left of a body that nobody reads is waited for as long as for anything else.
         lingering = min(10.0, seconds or 10.0)
         super().__init__(
-            manager, loop=loop, access_log=None, keepalive_timeout=_KEEP_ALIVE_SECONDS, lingering_time=lingering
+            manager,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type]
+            keepalive_timeout=_KEEP_ALIVE_SECONDS,
+            lingering_time=lingering,
         )
         self._seconds = seconds
         self._busy = False
@@ -56,9 +63,39 @@ class _Door(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if len(data) > _MUCH:
+            self._take_turns()
         if not self._busy and self._cut is None and self.transport is not None:
             # The beginning of one more request, on a connection that was kept.
             self._expect(self.transport)
+
+    def _take_turns(self) -> None:
+        """Let the others be read before there is more from this one.
+
+        libuv reads a socket up to 32 times in a row: frames of no length would keep everybody waiting for a second.
+        """
+        if self.transport is not None and not self._reading_paused and not self._buffer_paused:
+            self._pause_transport_reading()
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if not self._reading_paused and not self._buffer_paused:
+            self._resume_transport_reading()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Refuse what is no HTTP as all else is; aiohttp would log a traceback, of a client that has gone as well."""
+        if isinstance(exc, ConnectionError):
+            raise exc
+        if status >= 500:
+            return super().handle_error(request, status, exc, message)
+        if request.writer.output_size > 0:
+            raise ConnectionResetError
+        body = {"error": {"code": "bad_request", "message": "That is not HTTP as this server speaks it."}}
+        response = web.json_response(body, status=status)
+        response.force_close()
+        return response
 
     def begin(self) -> None:
         """The head of a request is whole."""
@@ -74,8 +111,8 @@ class _Door(web.RequestHandler):
         self._lingering_time = 0.0
 
     def _expect(self, transport: asyncio.BaseTransport) -> None:
-        if self._seconds and isinstance(transport, asyncio.Transport):
-            self._cut = self._loop.call_later(self._seconds, transport.abort)
+        if self._seconds:
+            self._cut = self._loop.call_later(self._seconds, cast(asyncio.Transport, transport).abort)
 
     def _stop(self) -> None:
         if self._cut is not None:
@@ -122,47 +159,63 @@ class Listener(web.BaseSite):
         )
 
 
-def in_time(seconds: float, max_bytes: int) -> Middleware:
-    """What tells a connection that it has a request, and reads its body, of at most ``max_bytes``; 0 is no limit.
+@web.middleware
+async def begin(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Tell the connection that it has a whole head, and when that is answered."""
+    door = request.protocol
+    if not isinstance(door, _Door):
+        return await handler(request)
+    door.begin()
+    try:
+        return await handler(request)
+    finally:
+        door.end()
 
-    Behind it, handlers find the body read.
+
+def body_in_time(seconds: float) -> Middleware:
+    """What reads a body for whatever handler comes behind; 0 seconds: it may take its time.
 
     Raises:
-        TooLarge: the body is too large, also once it is unpacked.
+        TooLarge: the body is larger than the application takes, packed or unpacked.
         TimedOut: it does not come.
+        BadFrame: it is broken.
     """
 
     @web.middleware
-    async def arrive(request: web.Request, handler: Handler) -> web.StreamResponse:
-        door = request.protocol
-        if isinstance(door, _Door):
-            door.begin()
-        try:
-            if request.body_exists:
-                await _read(request, seconds, max_bytes)
-            return await handler(request)
-        finally:
-            if isinstance(door, _Door):
-                door.end()
+    async def read(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.body_exists:
+            try:
+                await _read(request, seconds)
+            except web.HTTPRequestEntityTooLarge:
+                if request.headers.get("Content-Encoding"):
+                    # Not even unpacked: what is left of it may be a thousand times as much.
+                    _drop(request)
+                raise TooLarge("The body is larger than server.max_message_bytes.") from None
+            except web.RequestPayloadError:
+                _drop(request)
+                raise BadFrame("The body cannot be read: it is not packed or cut into chunks as it says.") from None
+        return await handler(request)
 
-    return arrive
+    return read
 
 
-async def _read(request: web.Request, seconds: float, max_bytes: int) -> None:
-    size = request.content_length
-    if size is None or 0 < max_bytes < size:
-        size = max_bytes
+async def _read(request: web.Request, seconds: float) -> None:
+    if request.content.is_eof() or not seconds:
+        await request.read()
+        return
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    reading = loop.create_task(request.read())
     try:
-        async with asyncio.timeout(seconds + size / _MIN_BYTES_PER_SECOND if seconds else None):
-            await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        _drop_packed(request)
-        raise TooLarge("The body is larger than server.max_message_bytes.") from None
-    except TimeoutError:
-        raise TimedOut("The body did not come in time (server.handshake_timeout_seconds).") from None
+        while not (await asyncio.wait({reading}, timeout=seconds))[0]:
+            if request.content.total_bytes < _MIN_BYTES_PER_SECOND * (loop.time() - began):
+                _drop(request)
+                raise TimedOut("The body did not come in time (server.handshake_timeout_seconds).")
+        reading.result()
+    finally:
+        reading.cancel()
 
 
-def _drop_packed(request: web.Request) -> None:
-    """Do not even unpack the rest of a body that is packed: a megabyte of it may be a gigabyte."""
-    if request.headers.get("Content-Encoding") and isinstance(request.protocol, _Door):
+def _drop(request: web.Request) -> None:
+    if isinstance(request.protocol, _Door):
         request.protocol.drop()

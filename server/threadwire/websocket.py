@@ -20,6 +20,8 @@ from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 CLOSE_SECONDS = 5.0
 #: How often a connection that only waits for its client's end looks for it.
 _LOOK_SECONDS = 0.05
+#: Pings and pongs of one client that are taken before the others have their turn.
+_BEATS_AT_ONCE = 64
 #: What a client may say in a close frame and we may not repeat (RFC 6455, 7.4.1); 0 is aiohttp's for no code at all.
 _NOT_FOR_THE_WIRE = frozenset({0, 1005, 1006, 1015})
 
@@ -77,6 +79,7 @@ class WebSocket:
 
     async def receive(self) -> WSMessage:
         """The next ``TEXT`` or ``BINARY`` message, or of another type: the end. Pings are answered here."""
+        beats = 0
         while True:
             message: WSMessage = await self.response.receive()
             self._heard = True
@@ -85,6 +88,10 @@ class WebSocket:
                     await self.response.pong(message.data)
             elif message.type is not WSMsgType.PONG:
                 return message
+            beats += 1
+            if beats % _BEATS_AT_ONCE == 0:
+                # As long as there are more, neither reading nor answering waits for anything.
+                await asyncio.sleep(0)
 
     # --- the end ----------------------------------------------------------------------------------
 
