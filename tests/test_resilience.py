@@ -20,7 +20,7 @@ from aiohttp import web
 from attack import HEAD, MIB, Flood, Target, Upgraded, eof, somebody_talks, target
 from harness import DEADLINE, eventually
 from rawsocket import CLOSE, PING, TEXT, frame
-from threadwire.listener import Listener
+from threadwire.arrivals import Site
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures by /proc")
 
@@ -129,8 +129,8 @@ async def test_a_handshake_of_tls_has_the_same_deadline(tmp_path: Path) -> None:
     app.router.add_get("/", hello)
     runner = web.AppRunner(app)
     await runner.setup()
-    listener = Listener(runner, "127.0.0.1", 0, seconds=1, ssl_context=context)
-    await listener.start()
+    site = Site(runner, "127.0.0.1", 0, seconds=1, ssl_context=context)
+    await site.start()
     try:
         port = runner.addresses[0][1]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -13,9 +13,9 @@ from typing import Any, Unpack
 from aiohttp import web
 
 from threadwire.app import make_app
+from threadwire.arrivals import Site
 from threadwire.client import Chat, connect
 from threadwire.client.options import ConnectOptions
-from threadwire.listener import Listener
 from threadwire.settings import Settings
 
 #: As what a graph that is no module's is served.
@@ -52,7 +52,7 @@ class Server:
     async def start(self) -> None:
         """Open everything and listen; raises ``StartupError``."""
         await self._runner.setup()
-        await Listener(self._runner, self.host, 0, seconds=self._handshake_seconds).start()
+        await Site(self._runner, self.host, 0, seconds=self._handshake_seconds).start()
         self.port = self._runner.addresses[0][1]
 
     async def close(self) -> None:

@@ -34,7 +34,7 @@ class TimedOut(CommandError):  # noqa: N818 -- the protocol's way
     http_status = 408
 
 
-class _Door(web.RequestHandler):
+class _Arrival(web.RequestHandler):
     """One connection, from its acceptance; ``seconds`` 0: it may take its time."""
 
     __slots__ = ("_busy", "_cut", "_seconds")
@@ -120,7 +120,7 @@ class _Door(web.RequestHandler):
             self._cut = None
 
 
-class Listener(web.BaseSite):
+class Site(web.BaseSite):
     """A listening socket, whose connections have ``seconds`` for each request's head; 0: no limit."""
 
     __slots__ = ("_address", "_seconds")
@@ -150,7 +150,7 @@ class Listener(web.BaseSite):
         assert isinstance(server, web.Server)  # noqa: S101 -- the runner is set up
         host, port = self._address
         self._server = await loop.create_server(
-            lambda: _Door(server, seconds=self._seconds, loop=loop),
+            lambda: _Arrival(server, seconds=self._seconds, loop=loop),
             host,
             port,
             ssl=self._ssl_context,
@@ -162,14 +162,14 @@ class Listener(web.BaseSite):
 @web.middleware
 async def begin(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Tell the connection that it has a whole head, and when that is answered."""
-    door = request.protocol
-    if not isinstance(door, _Door):
+    arrival = request.protocol
+    if not isinstance(arrival, _Arrival):
         return await handler(request)
-    door.begin()
+    arrival.begin()
     try:
         return await handler(request)
     finally:
-        door.end()
+        arrival.end()
 
 
 def body_in_time(seconds: float) -> Middleware:
@@ -217,5 +217,5 @@ async def _read(request: web.Request, seconds: float) -> None:
 
 
 def _drop(request: web.Request) -> None:
-    if isinstance(request.protocol, _Door):
+    if isinstance(request.protocol, _Arrival):
         request.protocol.drop()
