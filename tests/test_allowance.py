@@ -134,6 +134,7 @@ def test_a_refused_turn_costs_no_other() -> None:
         ([{"type": "image", "url": "DATA:image/png;base64,QUJDRA=="}], [(0, 4)]),
         ([{"type": "file", "url": "data:text/plain,hello"}], [(0, 5)]),
         ([{"type": "text-plain", "text": "\u00e9\u00e9"}], [(0, 4)]),
+        ([{"type": "image", "url": "u", "text": 5, "base64": ["A"]}], [(0, 0)]),
         ([{"type": "image", "base64": None, "url": None, "file_id": "f"}], [(0, 0)]),
     ],
 )

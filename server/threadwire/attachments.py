@@ -13,8 +13,11 @@ def attachment_sizes(content: Any) -> Iterator[tuple[int, int]]:
     for index, block in enumerate(content):
         if block["type"] == "text":
             continue
-        size = _unpacked(block.get("base64") or "") + len((block.get("text") or "").encode())
-        url = block.get("url") or ""
+        # Fields that a block's type does not have may be anything.
+        base64, text, url = (
+            value if isinstance(value := block.get(name), str) else "" for name in ("base64", "text", "url")
+        )
+        size = _unpacked(base64) + len(text.encode())
         if url[:5].lower() == "data:":
             head, _, data = url.partition(",")
             size += _unpacked(data) if head.lower().endswith(";base64") else len(data)
