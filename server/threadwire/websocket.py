@@ -129,7 +129,7 @@ class WebSocket:
         if last.type is WSMsgType.CLOSE:
             if self.close_code is None:
                 self.close_code = last.data
-            await self.send_close(1000 if last.data in _NOT_FOR_THE_WIRE else last.data)
+            await self.send_close(_echo(last.data))
         elif isinstance(last.data, WebSocketError):
             await self.send_close(last.data.code, str(last.data))
             await self._until_gone()
@@ -174,3 +174,10 @@ class WebSocket:
         self._on_beat(alive)
         if alive:
             self._wait_a_beat()
+
+
+def _echo(code: int) -> int:
+    """The code that answers a client's close: its own, where that may be said (RFC 6455, 7.4)."""
+    if code in _NOT_FOR_THE_WIRE:
+        return 1000
+    return code if code < 5000 else 1002
