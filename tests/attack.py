@@ -7,12 +7,13 @@ import os
 import select
 import socket
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Self
 
 import aiohttp
+import pytest
 
 from harness import DEADLINE, Socket, eventually
 from process import ServerProcess
@@ -186,3 +187,13 @@ async def somebody_talks(served: Target) -> AsyncIterator[None]:
         if not task.cancelled():
             task.result()
         await talker.ws.close()
+
+
+MakeTarget = Callable[..., Awaitable[Target]]
+
+
+@pytest.fixture
+async def attacked(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator[MakeTarget]:
+    """What starts a server of a process of its own, with settings."""
+    async with AsyncExitStack() as stack:
+        yield lambda **environ: stack.enter_async_context(target(tmp_path, session, **environ))

@@ -12,7 +12,8 @@ import pytest
 
 from conftest import Serve, Servers
 from harness import Served, Socket, eventually
-from threadwire.app import ALLOWANCE
+from rawsocket import connect_raw, shrink_send_buffers
+from threadwire.app import ALLOWANCE, CONNECTIONS
 from threadwire.limits import day_of, seconds_left
 from threadwire.settings import WITH_AUTH, Limits
 
@@ -214,6 +215,27 @@ async def test_a_batch_spends_tokens(serve: Serve) -> None:
     results = socket.of("batch_result")
     assert "message" in results[0]
     assert results[1]["error"]["code"] == "quota_exceeded"
+
+
+async def test_what_waits_for_a_client_that_does_not_read(serve: Serve) -> None:
+    """Beside the log no more than ``buffered_bytes`` and one frame wait for it, however much is said."""
+    served = await serve(limits={"buffered_bytes": 4096}, events={"allow_raw": True})
+    shrink_send_buffers(served)
+    raw = await connect_raw(served, "thread_id=t1&raw=true", receive_buffer=4096)
+    assert (await raw.next())["type"] == "ready"
+    talker = await served.attach("t1")
+    before = served.server.app[CONNECTIONS]
+    [stalled] = [one for one in before if one._raw.filter is not None]
+    most = 0
+    await talker.command("send", content="/tokens 5000\n/tokens-per-second 0")
+    while (await talker.next())["type"] != "run_finished":
+        transport = stalled._ws._transport
+        assert transport is not None
+        assert stalled._raw._bytes <= 4096
+        most = max(most, transport.get_write_buffer_size())
+    # A frame has at most 16,384 characters.
+    assert 0 < most < 4096 + 2 * 16_384
+    raw.vanish()
 
 
 async def test_ready_tells_what_a_client_may_know(serve: Serve) -> None:
