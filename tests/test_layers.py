@@ -63,6 +63,7 @@ TABLE: dict[str, set[str]] = {
     "raw": {"events", "filters", "jsonsafe", "protocol"},
     "streams": {"events", "filters", "marker", "toolcalls"},
     "bodies": {"errors", "jsonsafe", "protocol", "snapshots", "storage"},
+    "openapi": {"bodies", "protocol", "snapshots", "storage", "threadwire"},
     "load": {"client", "errors", "protocol", "threadwire"},
     "terminal": {"approvals", "client", "config", "errors", "protocol", "settings"},
     "run": {
@@ -240,6 +241,7 @@ TABLE: dict[str, set[str]] = {
         "logs",
         "models",
         "ownership",
+        "openapi",
         "page",
         "protocol",
         "resources",

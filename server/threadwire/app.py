@@ -42,6 +42,7 @@ from threadwire.journal import Journal
 from threadwire.logs import get_logger
 from threadwire.models import open_model
 from threadwire.ownership import Ownership
+from threadwire.openapi import OpenApiRoutes
 from threadwire.protocol import SUBPROTOCOL, CloseCode
 from threadwire.run import RunLimits
 from threadwire.settings import Settings
@@ -107,6 +108,7 @@ def make_app(settings: Settings) -> web.Application:
     states.StateRoutes().add_to(app.router)
     stateless.StatelessRoutes(settings.events).add_to(app.router)
     page.PageRoutes(page.client_folder()).add_to(app.router)
+    OpenApiRoutes().add_to(app.router)
     return app
 
 
