@@ -9,7 +9,7 @@ import schemathesis
 
 
 @schemathesis.hook
-def before_call(_context: Any, case: schemathesis.Case, _kwargs: Any) -> None:
+def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
     """Take out what is refused for a reason that no schema has.
 
     A context of a graph that takes none, a thread that is not the path's, an id that another run or message has.

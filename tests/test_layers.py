@@ -53,7 +53,7 @@ TABLE: dict[str, set[str]] = {
     "client": {"errors", "protocol"},
     "log": {"errors", "filters", "protocol"},
     "readers": {"storage"},
-    "snapshots": {"jsonsafe", "storage"},
+    "snapshots": {"history", "jsonsafe", "storage"},
     "upgrade": {"errors", "filters", "protocol", "storage"},
     "config": {"errors", "layers", "settings"},
     "repair": {"graph", "history", "logs", "storage"},

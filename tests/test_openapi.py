@@ -119,4 +119,4 @@ async def test_schemathesis_finds_nothing(servers: Servers) -> None:
 async def test_schemathesis_finds_nothing_for_long(servers: Servers) -> None:
     """The same, with other data each time, and with requests that follow from each other."""
     seed = int(os.environ.get("TORTURE_SEED") or secrets.randbits(32))
-    await fuzz(servers, seed, "--max-examples", "200", "--phases", "coverage,fuzzing,stateful")
+    await fuzz(servers, seed, "--max-examples", "100", "--phases", "coverage,fuzzing,stateful")

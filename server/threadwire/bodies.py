@@ -118,7 +118,10 @@ class ReadHistory(_Body):
 
     limit: Limit | None = None
     before: Annotated[str, StringConstraints(max_length=128)] | CheckpointRef | None = None
-    metadata: Metadata | None = None
+    #: The keys' form is the saver's, which refuses others by itself.
+    metadata: (
+        Annotated[Metadata, Field(json_schema_extra={"propertyNames": {"pattern": r"^[A-Za-z0-9_.-]+$"}})] | None
+    ) = None
     checkpoint: CheckpointRef | None = None
     select: list[StateField] | None = None
 

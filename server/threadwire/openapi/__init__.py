@@ -23,6 +23,7 @@ _ANYWHERE = {
     400: "Something in the request is not what it should be; the message says what was expected and what came",
     401: "No credential, or a bad or expired one",
     403: "Known, but not allowed; or an Origin or Host that may not",
+    408: "The request did not come to its end in time",
     429: "Over a limit; the message says which",
     500: "A fault of the server's",
 }
@@ -96,6 +97,9 @@ def _operation(operation: Operation) -> dict[str, Any]:
 
 def _refusal(status: int, why: str) -> dict[str, Any]:
     found: dict[str, Any] = {"description": why, "content": _ERROR}
+    if status == 400:
+        # What is no HTTP at all (a line over 8,190 bytes) is refused before there is a request.
+        found["content"] = {**_ERROR, "text/plain": {"schema": {"type": "string"}}}
     if status in (429, 503):
         found["headers"] = _RETRY_AFTER
     return found

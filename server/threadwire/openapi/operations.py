@@ -44,9 +44,11 @@ _NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15 - 1}
 _THREAD_ID = _path("thread_id", {"type": "string", "pattern": THREAD_ID})
 _RUN_ID = _path("run_id", {"type": "string", "pattern": RUN_ID})
 _CHECKPOINT_ID = _path("checkpoint_id", {"type": "string", "minLength": 1, "maxLength": 128})
+# In a query a comma separates them, and nothing is none.
+_STATE_FIELDS = STATE_FIELD.replace(r"[\s\S]", "[^,]").replace(")$", ")?$")
 _SELECT = _query(
     "select",
-    {"type": "array", "items": {"type": "string", "maxLength": 256, "pattern": STATE_FIELD.replace(r"[\s\S]", "[^,]")}},
+    {"type": "array", "items": {"type": "string", "maxLength": 256, "pattern": _STATE_FIELDS}},
     "Fields of the state, or values.<key>",
 )
 _ON_DISCONNECT = _query(
