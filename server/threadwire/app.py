@@ -103,6 +103,7 @@ def make_app(settings: Settings) -> web.Application:
     app.on_shutdown.append(_shut_down)
     gate.add_to(app)
     app.router.add_get(SOCKET, _connector(settings, gate))
+    app.on_response_prepare.append(http.harden)
     http.Routes(settings.runs.on_disconnect).add_to(app.router)
     resources.ThreadRoutes(settings.runs.on_disconnect).add_to(app.router)
     states.StateRoutes().add_to(app.router)

@@ -201,6 +201,16 @@ def _run_finished(row: RunRow) -> dict[str, Any]:
     }
 
 
+#: Of every answer that does not say otherwise: it is what it says it is, and nobody else's to keep.
+HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
+async def harden(_request: web.Request, response: web.StreamResponse) -> None:
+    """Put ``HEADERS`` on an answer that is about to be sent."""
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
 def _refusal(request: web.Request, error: web.HTTPException) -> str:
     """What aiohttp refuses, as a sentence that says what was expected and what came."""
     came = f"{request.method} {request.path[:200]}"
