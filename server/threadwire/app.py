@@ -135,7 +135,8 @@ async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None
                 saver=storage.saver(),
             )
         else:
-            app[MODEL] = {"name": "graph", "why": f"{settings.graph} brings its own"}
+            # Readers are told this: where the graph is, is not for them.
+            app[MODEL] = {"name": "graph", "why": "the served graph brings its own"}
             opening = open_graph(settings.graph, saver=storage.saver())
         graph = await stack.enter_async_context(opening)
         app[resources.GRAPH] = graph
