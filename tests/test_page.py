@@ -108,13 +108,14 @@ async def test_what_the_page_may_do(serve: Serve, session: aiohttp.ClientSession
 
 
 async def test_no_answer_is_sniffed_or_kept(serve: Serve, session: aiohttp.ClientSession) -> None:
-    """Answers and refusals of every other route say that they are what they are, and are not for a cache."""
+    """Answers and refusals of all other routes say what they are, not by which versions, and are not for a cache."""
     served = await serve("graphs:echo")
     await (await served.attach("t1")).turn("hello")
     for path in ("/threads/t1", "/threads/t1/export", "/threads/none", "/nothing", "/protocol.json", "/ws"):
         async with session.get(served.url + path) as response:
             assert response.headers["X-Content-Type-Options"] == "nosniff", path
             assert response.headers["Cache-Control"] == "no-store", path
+            assert response.headers["Server"] == "threadwire", path
     async with session.post(f"{served.url}/threads/t1/runs/stream", json={"content": "hi"}) as response:
         assert response.headers["Cache-Control"] == "no-store"
         await response.read()

@@ -206,7 +206,8 @@ HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
 async def harden(_request: web.Request, response: web.StreamResponse) -> None:
-    """Put ``HEADERS`` on an answer that is about to be sent."""
+    """Put ``HEADERS`` on an answer that is about to be sent; which versions answer is nobody's business."""
+    response.headers["Server"] = "threadwire"
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
 
