@@ -47,7 +47,7 @@ def test_who_stops_it_waits_for_the_drain() -> None:
 
 
 def test_a_proxy_waits_for_the_heartbeat() -> None:
-    """nginx lets a socket be idle for longer than the server's heartbeat lets it; Caddy has no such timeout."""
+    """Nginx lets a socket be idle for longer than the server's heartbeat lets it; Caddy has no such timeout."""
     assert number(NGINX, r"proxy_read_timeout (\d+)s") > 2 * DEFAULTS.heartbeat_seconds
     assert not re.search(r"^\s*read_timeout", CADDY, re.MULTILINE)
 
@@ -59,7 +59,7 @@ def test_a_proxy_takes_what_the_server_takes() -> None:
 
 
 def test_the_unit_is_one(tmp_path: Path) -> None:
-    """systemd itself finds nothing wrong with the unit."""
+    """Systemd itself finds nothing wrong with the unit."""
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("no systemd-analyze")
