@@ -285,6 +285,18 @@ async def test_streams_are_the_same(provider: Provider) -> None:
     assert len(errors) > 6
 
 
+async def test_chunks_have_nothing_in_common(provider: Provider) -> None:
+    """What somebody writes into one chunk is in no other."""
+    provider.streams(HELLO, HELLO, DONE)
+    async with both(provider) as (_, slim):
+        one, other = [chunk async for chunk in slim.astream("hi")][:2]
+    for name, value in vars(one).items():
+        if isinstance(value, dict | list):
+            assert value is not getattr(other, name), name
+    assert one.__pydantic_extra__ is not other.__pydantic_extra__
+    assert one.__pydantic_fields_set__ is not other.__pydantic_fields_set__
+
+
 async def test_compressed(provider: Provider) -> None:
     """A provider that compresses its stream is understood."""
     provider.streams(gzip.compress(FIRST + HELLO + STOP + DONE), headers=["content-encoding: gzip"])

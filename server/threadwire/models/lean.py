@@ -31,25 +31,25 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
     """
 
     #: What the stock one makes of a chunk that says nothing.
-    _blank: ChatGenerationChunk = PrivateAttr()
+    _blank: ChatGenerationChunk | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _stream_lean(self) -> Self:
         nothing = {"choices": [{"delta": {"content": ""}}]}
-        blank = super()._convert_chunk_to_generation_chunk(nothing, AIMessageChunk, {})
-        if blank is None or self.root_async_client is None:
-            return self
-        self._blank = blank
-        # Assigned and not given to the constructor, which would then make no root_async_client.
-        self.async_client = LeanCompletions(self.root_async_client)
+        self._blank = super()._convert_chunk_to_generation_chunk(nothing, AIMessageChunk, {})
+        if self.root_async_client is not None:  # else the caller has given a client of another kind
+            # Assigned and not given to the constructor, which would then make no root_async_client.
+            self.async_client = LeanCompletions(self.root_async_client)
         return self
 
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
     ) -> ChatGenerationChunk | None:
-        if not base_generation_info and default_chunk_class is AIMessageChunk and (text := _text_of(chunk)) is not None:
+        blank = self._blank
+        text = None if base_generation_info or default_chunk_class is not AIMessageChunk else _text_of(chunk)
+        if text is not None and blank is not None:
             # Validating an object with one string in it costs 15 µs, making one 3.
-            return _like(self._blank, text=text, message=_like(self._blank.message, content=text))
+            return _like(blank, text=text, message=_like(blank.message, content=text))
         return super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
 
 
@@ -103,7 +103,7 @@ def _like(blank: Made, **changes: Any) -> Made:
         {
             "__dict__": fields | changes,
             "__pydantic_fields_set__": blank.__pydantic_fields_set__.copy(),
-            "__pydantic_extra__": blank.__pydantic_extra__ and {},
+            "__pydantic_extra__": None if blank.__pydantic_extra__ is None else {},
             "__pydantic_private__": None,
         }
     )
