@@ -320,8 +320,8 @@ async def test_probes_and_the_page_ask_nobody(serve: Serve) -> None:
     from threadwire.gate import PUBLIC
 
     served = await serve("graphs:echo", auth=TOKENS)
-    for path in ("/", "/client/threadwire.js", "/healthz", "/readyz", "/protocol.json"):
+    for path in ("/", "/client/threadwire.js", "/healthz", "/readyz", "/protocol.json", "/openapi.json"):
         assert (await call(served, "GET", path))[0] == 200, path
-    assert {"/", "/client/{path}", "/healthz", "/readyz", "/protocol.json"} == PUBLIC
+    assert {"/", "/client/{path}", "/healthz", "/readyz", "/protocol.json", "/openapi.json"} == PUBLIC
     assert (await call(served, "GET", "/nowhere"))[0] == 401
     assert (await call(served, "GET", "/nowhere", BOB))[0] == 404

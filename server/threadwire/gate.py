@@ -33,7 +33,7 @@ REFUSAL = web.RequestKey("refusal", ThreadwireError)
 
 #: Routes that nobody has to say who they are for: the page, which asks; probes; and what is the same for all.
 SOCKET = "/ws"
-PUBLIC = frozenset({"/", "/client/{path}", "/healthz", "/readyz", "/protocol.json"})
+PUBLIC = frozenset({"/", "/client/{path}", "/healthz", "/readyz", "/protocol.json", "/openapi.json"})
 
 #: Routes whose answer is a stream of lines, for as long as something runs.
 STREAMS = frozenset({"/threads/{thread_id}/runs/stream", "/runs/stream", "/runs/batch"})
