@@ -43,8 +43,8 @@ from threadwire.logs import get_logger
 from threadwire.masking import secrets_in
 from threadwire.models import open_model
 from threadwire.observed import Observed
-from threadwire.ownership import Ownership
 from threadwire.openapi import OpenApiRoutes
+from threadwire.ownership import Ownership
 from threadwire.protocol import SUBPROTOCOL, CloseCode
 from threadwire.run import RunLimits
 from threadwire.settings import Settings
