@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 from threadwire.allowance import Allowance
@@ -33,7 +34,7 @@ class Admission:
         readers: Readers,
         record: Record,
         storage: Storage,
-        make_turn: Callable[[RunRow], Turn],
+        make_turn: Callable[[RunRow, Context], Turn],
         max_queued: int,
         allowance: Allowance,
         tell_queued: Callable[[Turn], None],
@@ -51,9 +52,14 @@ class Admission:
         self._tell_queued = tell_queued
 
     async def start(
-        self, command: Starting, answer: Answer, on_disconnect: OnDisconnect, user: dict[str, Any] | None
+        self,
+        command: Starting,
+        answer: Answer,
+        on_disconnect: OnDisconnect,
+        user: dict[str, Any] | None,
+        context: Context,
     ) -> None:
-        """Take in a turn that ``user`` asks for.
+        """Take in a turn that ``user`` asks for; ``context`` is what it is asked for in.
 
         It is refused, answered as the first was where it is a repeat, or committed, and waits or runs.
         """
@@ -75,7 +81,7 @@ class Admission:
             return
         self._conversation.exists = True
         answer(answer_of(row))
-        turn = self._make_turn(row)
+        turn = self._make_turn(row, context)
         if self._readers.gone:
             # Whoever sent it has closed meanwhile.
             turn.disconnect()

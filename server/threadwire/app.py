@@ -7,7 +7,6 @@ closes it on clean-up, so tests run the real thing; ``serve`` is the process aro
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import random
 import signal
@@ -32,15 +31,18 @@ from threadwire.auth import ADDRESS, GRANT, USER, Authenticator
 from threadwire.auth.modes import open_authenticator
 from threadwire.auth.tickets import Tickets
 from threadwire.connection import Connection, ConnectionSettings, refuse
-from threadwire.errors import RateLimited, ServerError, StartupError, StorageError, ThreadwireError, Unauthorized
+from threadwire.errors import RateLimited, ServerError, StorageError, ThreadwireError, Unauthorized
 from threadwire.filters import Filter
 from threadwire.fresh import fresh_parts
 from threadwire.gate import AUTHENTICATOR, REFUSAL, SOCKET, TICKETS, Gate
 from threadwire.graph import Graph, open_agent_graph, open_graph
 from threadwire.hub import Hub
 from threadwire.journal import Journal
+from threadwire.listening import listen
 from threadwire.logs import get_logger
+from threadwire.masking import secrets_in
 from threadwire.models import open_model
+from threadwire.observed import Observed
 from threadwire.openapi import OpenApiRoutes
 from threadwire.ownership import Ownership
 from threadwire.protocol import SUBPROTOCOL, CloseCode
@@ -83,22 +85,26 @@ class Connections(set[Connection]):
 #: ``ready.model``: ``{"name", "why"}``.
 MODEL = web.AppKey("model", dict[str, str])
 CONNECTIONS = web.AppKey("connections", Connections)
+OBSERVED = web.AppKey("observed", Observed)
 ALLOWANCE = web.AppKey("allowance", Allowance)
 
 
 def make_app(settings: Settings) -> web.Application:
     """The server as an aiohttp application; starting it raises ``StartupError`` where something is wrong."""
     gate = Gate(settings, lambda running: running[ALLOWANCE])
+    seen = Observed(settings)
     app = web.Application(
         middlewares=[
             http.errors,
             begin,
             gate.middleware(),
+            seen.middleware(),
             body_in_time(settings.server.handshake_timeout_seconds),
         ],
         client_max_size=settings.server.max_message_bytes or 2**62,
     )
     app[CONNECTIONS] = Connections()
+    app[OBSERVED] = seen
     app.cleanup_ctx.append(lambda running: _parts(running, settings))
     app.on_shutdown.append(_shut_down)
     gate.add_to(app)
@@ -109,6 +115,7 @@ def make_app(settings: Settings) -> web.Application:
     states.StateRoutes().add_to(app.router)
     stateless.StatelessRoutes(settings.events).add_to(app.router)
     page.PageRoutes(page.client_folder()).add_to(app.router)
+    seen.add_to(app.router)
     OpenApiRoutes().add_to(app.router)
     return app
 
@@ -120,7 +127,10 @@ async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None
         pool = ThreadPoolExecutor(settings.runs.max_threads, thread_name_prefix="graph")
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         asyncio.get_running_loop().set_default_executor(pool)
-        app[http.STORAGE] = storage = await stack.enter_async_context(open_storage(settings.storage.url))
+        seen = app[OBSERVED]
+        await stack.enter_async_context(seen.open_traces())
+        opening_storage = open_storage(settings.storage.url, seen.tally.checkpoint_write.add)
+        app[http.STORAGE] = storage = await stack.enter_async_context(opening_storage)
         app[http.OWNERSHIP] = Ownership(storage, await storage.secret("thread ids"))
         app[TICKETS] = Tickets()
         app[AUTHENTICATOR] = await stack.enter_async_context(open_authenticator(settings.auth, storage))
@@ -140,15 +150,16 @@ async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None
             opening = open_graph(settings.graph, saver=storage.saver())
         graph = await stack.enter_async_context(opening)
         app[resources.GRAPH] = graph
-        journal = Journal(storage, settings.log.journal_interval_seconds)
+        journal = Journal(storage, settings.log.journal_interval_seconds, seen.tally)
         stack.push_async_callback(journal.close)
         app[ALLOWANCE] = allowance = Allowance(_caps(settings), storage)
-        parts = _thread_parts(settings, storage, graph, journal, allowance)
+        parts = _thread_parts(settings, storage, graph, journal, allowance=allowance, seen=seen)
         app[http.HUB] = hub = Hub(parts, settings.log.keep_seconds)
-        fresh = fresh_parts(settings.runs, graph, storage.fenced_store, allowance)
+        fresh = fresh_parts(settings.runs, graph, storage.fenced_store, seen.tally, seen.traces, allowance=allowance)
         stateless.open_runs(app, settings.limits, fresh)
         await hub.open()
         stack.push_async_callback(hub.close)
+        await stack.enter_async_context(seen.open(app[CONNECTIONS], hub, journal))
         if settings.auth.mode == "tokens":
             await stack.enter_async_context(_looking_for_revoked(app[AUTHENTICATOR], app[CONNECTIONS]))
         yield
@@ -184,7 +195,7 @@ def _caps(settings: Settings) -> Caps:
 
 
 def _thread_parts(
-    settings: Settings, storage: Storage, graph: Graph, journal: Journal, allowance: Allowance
+    settings: Settings, storage: Storage, graph: Graph, journal: Journal, *, allowance: Allowance, seen: Observed
 ) -> ThreadParts:
     runs = settings.runs
     return ThreadParts(
@@ -198,6 +209,8 @@ def _thread_parts(
                 recursion_limit=runs.recursion_limit or _NO_LIMIT,
                 durability=settings.storage.durability,
             ),
+            tally=seen.tally,
+            traces=seen.traces,
         ),
         journal=journal,
         allowance=allowance,
@@ -263,6 +276,7 @@ def _connection_settings(settings: Settings, app: web.Application) -> Connection
         allowance=app[ALLOWANCE],
         buffered_bytes=settings.limits.buffered_bytes,
         batches=app[stateless.BATCHES],
+        tally=app[OBSERVED].tally,
         ready={
             "protocol": SUBPROTOCOL,
             "server": f"threadwire/{threadwire.__version__}",
@@ -323,7 +337,8 @@ async def _close_connections(app: web.Application) -> None:
 
 def serve(settings: Settings, *, debug: bool = False) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises ``StartupError`` where it cannot start."""
-    logs.configure()
+    secrets = set(secrets_in(settings.model_dump()))
+    logs.configure(secrets=secrets, include_content=settings.logs.include_content)
     with asyncio.Runner(debug=debug, loop_factory=_loop_factory()) as runner:
         _run(runner.get_loop(), _serve(settings))
     return 0
@@ -360,26 +375,19 @@ async def _serve(settings: Settings) -> None:
         ssl_context = tls.context(server.tls.cert, server.tls.key)
         seconds = server.handshake_timeout_seconds
         site = Site(runner, server.host, server.port, seconds=seconds, ssl_context=ssl_context)
-        try:
-            await site.start()
-        except OSError as error:
-            # uvloop's own text names the address once more.
-            why = os.strerror(error.errno) if error.errno else str(error)
-            hint = "take another port with --port" if error.errno == errno.EADDRINUSE else "check server.host"
-            raise StartupError(f"cannot listen on {server.host}:{server.port}: {why}; {hint}") from error
-        _announce(settings, app, runner)
+        url = await listen(site, runner, f"{server.host}:{server.port}", "--port")
+        _announce(settings, app, url.replace("http", "https", 1) if ssl_context else url)
         await _wait_and_drain(app, server.drain_seconds)
     finally:
         await runner.cleanup()
 
 
-def _announce(settings: Settings, app: web.Application, runner: web.AppRunner) -> None:
-    host, port = runner.addresses[0][:2]
-    shown = f"[{host}]" if ":" in host else host
+def _announce(settings: Settings, app: web.Application, url: str) -> None:
     model = app[MODEL]
     logger.info(
         "serving",
-        url=f"{'https' if settings.server.tls.cert else 'http'}://{shown}:{port}",
+        url=url,
+        metrics=app[OBSERVED].metrics_url or f"{url}/metrics",
         graph=settings.graph or "built-in agent",
         model=model["name"],
         why=model["why"],

@@ -47,6 +47,7 @@ class Batch:
         self._moved = asyncio.Event()
         self._costs = Costs()
         self._reason: str | None = None
+        self._counted = False
         self._started_at = time.monotonic()
 
     def cancel(self, reason: str) -> None:
@@ -76,6 +77,7 @@ class Batch:
         finally:
             self.cancel("disconnect")
             await self.settled()
+            self._count("cancelled", self._reason)
 
     async def settled(self) -> None:
         """Wait until nothing of it is at work; after ``cancel`` that needs nobody to take its frames."""
@@ -131,6 +133,7 @@ class Batch:
 
     def finished(self, status: RunStatus, reason: str | None, error: dict[str, str] | None) -> dict[str, Any]:
         """Its ``run_finished``."""
+        self._count(status, reason)
         return {
             "type": "run_finished",
             "run_id": self.run_id,
@@ -140,6 +143,11 @@ class Batch:
             "usage": self._costs.total(),
             "duration_ms": round((time.monotonic() - self._started_at) * 1000),
         }
+
+    def _count(self, status: RunStatus, reason: str | None) -> None:
+        if not self._counted:
+            self._counted = True
+            self._parts.tally.ended(status, reason)
 
 
 def _shown(result: Ended | ThreadwireError) -> dict[str, Any]:

@@ -30,6 +30,8 @@ from threadwire.models import open_model
 from threadwire.progress import Progress
 from threadwire.protocol import Send, decode_object, validate_command
 from threadwire.settings import Settings
+from threadwire.tally import Tally
+from threadwire.tracing import NoTraces
 
 #: The exit code where some inputs failed, and after Ctrl-C (128 + SIGINT).
 EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
@@ -153,7 +155,7 @@ async def _open_parts(settings: Settings) -> AsyncIterator[FreshParts]:
             graph.check_context(None)
         except ThreadwireError as error:
             raise StartupError(f"graph: it needs a context, which a batch cannot give: {error.message}") from error
-        yield fresh_parts(settings.runs, graph, lambda _fence: store)
+        yield fresh_parts(settings.runs, graph, lambda _fence: store, Tally(), NoTraces())
 
 
 @contextlib.contextmanager

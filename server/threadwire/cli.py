@@ -54,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_storage(commands)
     _add_token(commands)
     _add_config(commands)
+    _add_dashboard(commands)
+    _add_doctor(commands)
     _add_simulate(commands)
     arguments.add_load(commands)
     arguments.add_soak(commands)
@@ -166,9 +168,10 @@ def _batch(args: argparse.Namespace) -> int:
     settings = config.load(args.config, {} if args.graph is None else {"graph": args.graph})
     # As `serve` does: langgraph reads it when it is imported.
     os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
-    from threadwire import batch_file
+    from threadwire import batch_file, masking
 
-    logs.configure()
+    secrets = set(masking.secrets_in(settings.model_dump()))
+    logs.configure(secrets=secrets, include_content=settings.logs.include_content)
     return batch_file.run(settings, args.file, args.out, args.max_concurrency)
 
 
@@ -322,6 +325,48 @@ def _add_config_file(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="the configuration file (default: ./config.yaml, where there is one)",
     )
+
+
+# --- doctor --------------------------------------------------------------------------------------
+
+
+def _add_doctor(commands: Any) -> None:
+    about = "look at what serve would use, and say what is wrong and what to do; 1 where there is a problem"
+    doctor = commands.add_parser("doctor", help=about, description=about.capitalize() + ".", allow_abbrev=False)
+    doctor.add_argument(
+        "graph", metavar="GRAPH", nargs="?", help="package.module:attribute or path/to/file.py:attribute"
+    )
+    _add_config_file(doctor)
+    doctor.add_argument("--host", help="the address to listen on")
+    doctor.add_argument("--port", type=int, help="the port to listen on")
+    doctor.add_argument("--json", action="store_true", help="print a JSON list instead of lines")
+    doctor.set_defaults(run=_doctor)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    # As `serve` does: langgraph reads it when it is imported.
+    os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
+    from threadwire import doctor
+
+    return doctor.run(args.config, _overrides(args), as_json=args.json)
+
+
+# --- dashboard -----------------------------------------------------------------------------------
+
+
+def _add_dashboard(commands: Any) -> None:
+    about = "print a Grafana dashboard of the server's metrics, to be imported"
+    dashboard = commands.add_parser("dashboard", help=about, description=about.capitalize() + ".", allow_abbrev=False)
+    dashboard.set_defaults(run=_dashboard)
+
+
+def _dashboard(_args: argparse.Namespace) -> int:
+    import json
+
+    from threadwire.dashboard import dashboard
+
+    print(json.dumps(dashboard(), indent=2))
+    return 0
 
 
 # --- simulate ------------------------------------------------------------------------------------

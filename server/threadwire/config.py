@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,16 +29,10 @@ from threadwire.layers import (
     says,
     takes,
 )
+from threadwire.masking import MASK, hides, mask_url
 from threadwire.settings import Settings
 
 __all__ = ["MASK", "Settings", "dump_yaml", "load", "load_with_sources"]
-
-MASK = "********"
-
-_URL_USER = re.compile(r"(://)[^/?#\s]+@")
-_URL_SECRET = re.compile(r"([?&][^=&#\s]*(?:key|token|secret|password|sig)[^=&#\s]*=)[^&#\s]+", re.IGNORECASE)
-# Of an MCP server's free-form table only what holds no secret is shown.
-_OPEN_MCP_KEYS = frozenset({"command", "cwd", "transport", "url"})
 
 _EXPECTED = {
     "bool_parsing": "true or false",
@@ -147,7 +140,7 @@ def _explain(error: ErrorDetails, layers: list[Layer]) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, dict | list):
         return "a table" if isinstance(value, dict) else "a list"
-    return _mask_url(json.dumps(value, ensure_ascii=False, default=str))[:80]
+    return mask_url(json.dumps(value, ensure_ascii=False, default=str))[:80]
 
 
 def _cause(error: ErrorDetails) -> str:
@@ -179,10 +172,5 @@ def _masked(value: Any, at: KeyPath) -> Any:
     if isinstance(value, SecretStr):
         return MASK
     if isinstance(value, str):
-        in_mcp_server = at[:2] == ("agent", "mcp_servers") and not (len(at) == 4 and at[3] in _OPEN_MCP_KEYS)
-        return MASK if in_mcp_server else _mask_url(value)
+        return MASK if hides(at) else mask_url(value)
     return value
-
-
-def _mask_url(text: str) -> str:
-    return _URL_SECRET.sub(rf"\g<1>{MASK}", _URL_USER.sub(rf"\g<1>{MASK}@", text))

@@ -43,9 +43,10 @@ from threadwire.protocol import (
 )
 from threadwire.raw import RawReader
 from threadwire.storage import OnDisconnect
+from threadwire.tally import Tally
 from threadwire.thread import Thread
 from threadwire.upgrade import Wanted, check_raw
-from threadwire.websocket import WebSocket
+from threadwire.websocket import CLOSE_CODE, WebSocket
 
 logger = get_logger(__name__)
 
@@ -68,6 +69,7 @@ class ConnectionSettings:
     buffered_bytes: int
     #: All batches of the server.
     batches: Batches
+    tally: Tally
     #: Fields of ``ready`` that are the server's: protocol, server, model, heartbeat_seconds, limits.
     ready: dict[str, Any]
 
@@ -76,12 +78,14 @@ async def refuse(
     request: web.Request, settings: ConnectionSettings, code: CloseCode, reason: str
 ) -> web.WebSocketResponse:
     """Upgrade and close at once: a browser cannot read the status of a failed upgrade."""
+    started = time.monotonic()
     ws = _socket(settings, lambda _alive: None)
     await ws.open(request)
     try:
         await ws.close(code, reason)
     finally:
         ws.release()
+    _tell_end(ws, settings, started, refused=reason)
     return ws.response
 
 
@@ -92,6 +96,7 @@ def _socket(settings: ConnectionSettings, on_beat: Callable[[bool], None]) -> We
         max_message_bytes=settings.max_message_bytes,
         buffered_bytes=settings.buffered_bytes,
         on_beat=on_beat,
+        tally=settings.tally,
     )
 
 
@@ -139,13 +144,7 @@ class Connection:
             self.credential.stop()
             self._ws.release()
             await self._batches.ended()
-        logger.info(
-            "connection",
-            thread_id=thread.thread_id,
-            close_code=self._ws.close_code,
-            deliberate=deliberate,
-            duration_ms=round((time.monotonic() - started) * 1000),
-        )
+        _tell_end(self._ws, self._settings, started, thread_id=thread.thread_id, deliberate=deliberate)
         return self._ws.response
 
     def end(self, code: int, reason: str) -> None:
@@ -344,6 +343,8 @@ class Connection:
                 await self._ws.send(event)
         for data in frames:
             await self._ws.send(data)
+        if (probe := self._settings.tally.probe).under_way:
+            probe.passed(session.thread.thread_id, cursor.position)
         if events + len(frames) > 1:
             # A socket that takes all of a long replay would keep everyone else waiting.
             await asyncio.sleep(0)
@@ -351,6 +352,15 @@ class Connection:
 
     async def _send(self, frame: dict[str, Any]) -> None:
         await self._ws.send(encode(frame))
+
+
+def _tell_end(ws: WebSocket, settings: ConnectionSettings, started: float, **about: Any) -> None:
+    """Count a connection that has ended, and log it."""
+    code = ws.close_code
+    settings.tally.closed[1006 if code is None else code] += 1
+    if code is not None:
+        ws.response[CLOSE_CODE] = code
+    logger.info("connection", **about, close_code=code, duration_ms=round((time.monotonic() - started) * 1000))
 
 
 @dataclass(frozen=True, slots=True)

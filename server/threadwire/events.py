@@ -93,6 +93,8 @@ class Translator:
         self.interrupted = False
         self.usage = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
         self.has_usage = False
+        #: What went in and came out, by model.
+        self.usage_by_model: dict[str, tuple[int, int]] = {}
         self._table: dict[str, Callable[[Any, float], Iterator[Told]]] = {
             "on_chat_model_start": self._model_start,
             "on_llm_start": self._model_start,
@@ -145,6 +147,12 @@ class Translator:
         answered = {message.tool_call_id for message in self.state or () if isinstance(message, ToolMessage)}
         messages.extend(result for result in self.tools.results if result["tool_call_id"] not in answered)
         return messages
+
+    @property
+    def answer(self) -> str | None:
+        """The text of the thread's last message, where that is an assistant's."""
+        last = self.state[-1] if self.state else None
+        return text_of(last) if isinstance(last, AIMessage) else None
 
     def settle(self, messages: Sequence[BaseMessage], now: float) -> Iterator[Told]:
         """What is still to be told when the run was cut off and ``messages`` is all that its thread now holds."""
@@ -256,6 +264,9 @@ class Translator:
         self.has_usage = True
         for key in self.usage:
             self.usage[key] += int(found.get(key) or 0)  # type: ignore[call-overload]
+        model = str(output.response_metadata.get("model_name") or "unknown")
+        into, out = self.usage_by_model.get(model, (0, 0))
+        self.usage_by_model[model] = into + found["input_tokens"], out + found["output_tokens"]
         details: dict[str, Any] = {key: found[key] for key in _USAGE_DETAILS if found.get(key)}
         if call.visible:
             frame = {

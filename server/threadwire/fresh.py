@@ -27,7 +27,9 @@ from threadwire.marker import Costs, InPlace, Marker
 from threadwire.protocol import Content
 from threadwire.stopping import Stop
 from threadwire.storage import Fence, RunStatus
+from threadwire.tally import Tally
 from threadwire.toolcalls import Marks
+from threadwire.tracing import NoTraces, RunTrace, Traces
 
 logger = get_logger(__name__)
 
@@ -47,6 +49,8 @@ class FreshParts:
     timeout_seconds: float
     cancel_deadline_seconds: float
     recursion_limit: int
+    tally: Tally = field(default_factory=Tally)
+    traces: Traces = field(default_factory=NoTraces)
     allowance: Allowance = field(default_factory=Allowance)
 
 
@@ -70,7 +74,13 @@ class RunSettings(Protocol):
 
 
 def fresh_parts(
-    settings: RunSettings, graph: Graph, store: Callable[[Fence], BaseStore], allowance: Allowance | None = None
+    settings: RunSettings,
+    graph: Graph,
+    store: Callable[[Fence], BaseStore],
+    tally: Tally,
+    traces: Traces,
+    *,
+    allowance: Allowance | None = None,
 ) -> FreshParts:
     """The parts, as configured."""
     return FreshParts(
@@ -79,6 +89,8 @@ def fresh_parts(
         timeout_seconds=settings.timeout_seconds,
         cancel_deadline_seconds=settings.cancel_deadline_seconds,
         recursion_limit=settings.recursion_limit or _NO_LIMIT,
+        tally=tally,
+        traces=traces,
         allowance=allowance or Allowance(),
     )
 
@@ -165,7 +177,11 @@ class FreshRun:
         # Set but while it runs.
         self._ended = asyncio.Event()
         self._ended.set()
-        self._stop = Stop(timeout_seconds=parts.timeout_seconds, deadline_seconds=parts.cancel_deadline_seconds)
+        self._stop = Stop(
+            timeout_seconds=parts.timeout_seconds,
+            deadline_seconds=parts.cancel_deadline_seconds,
+            tally=parts.tally,
+        )
 
     def cancel(self, reason: str) -> None:
         """Stop it; the first reason given is the one that is told."""
@@ -185,13 +201,19 @@ class FreshRun:
 
     async def execute(self, drive: Drive) -> Ended:
         """Run to the end, or to where it is stopped; every task and provider request of it has then ended."""
+        with self._parts.traces.run(self.run_id) as trace:
+            ended = await self._execute(drive, trace)
+            trace.ended(ended.status, ended.reason, (ended.error or {}).get("code"), ended.usage)
+            return ended
+
+    async def _execute(self, drive: Drive, trace: RunTrace) -> Ended:
         parts, costs, fence = self._parts, Costs(), Fence()
         config = {
             # The Agent Server's runs without a thread have the id of one, too: graphs look it up.
             "configurable": configurable(self.run_id, self._asked_by),
             "run_id": UUID(self.run_id),
             "recursion_limit": parts.recursion_limit,
-            "callbacks": InPlace.of(Marker(Marks(), self._stop.is_asked), costs),
+            "callbacks": InPlace.of(Marker(Marks(), self._stop.is_asked), costs, *trace.callbacks),
         }
         self._ended.clear()
         try:
@@ -202,13 +224,14 @@ class FreshRun:
             fence.close()
             self._ended.set()
         failure, usage = driven.failure, costs.total()
+        parts.tally.used(costs.by_model)
         if driven.stopped and (driven.abandoned or driven.cancelled or failure is not None):
             return self._stopped(usage, abandoned=driven.abandoned)
         if driven.cancelled:
             return Ended("failed", "error", _told(GraphError("The graph cancelled its own run.")), usage)
         if failure is not None:
             error = failures.explain(failure)
-            logger.error("run failed", run_id=self.run_id, code=error.code, exc_info=failure)
+            logger.error("run failed", run_id=self.run_id, code=error.code, failure=failure)
             return Ended("failed", "error", _told(error), usage)
         return Ended("completed", usage=usage, value=driven.task.result())
 

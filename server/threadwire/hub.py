@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from itertools import groupby
 
 from threadwire.errors import StorageError
@@ -51,6 +52,9 @@ class Hub:
         """A row was made beside it: a live thread of that id knows from now on that it exists."""
         if (thread := self._threads.get(thread_id)) is not None:
             thread.created()
+
+    def __iter__(self) -> Iterator[Thread]:
+        return iter(tuple(self._threads.values()))
 
     def __len__(self) -> int:
         return len(self._threads)

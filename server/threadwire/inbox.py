@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any, TypeAlias
 
 from threadwire import failures
@@ -27,15 +28,16 @@ class Inbox:
         self._waiting: deque[tuple[Operation, Answer]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    def __bool__(self) -> bool:
-        """Whether something is being done, or waits."""
-        return bool(self._waiting)
+    def __len__(self) -> int:
+        """How much is being done, or waits."""
+        return len(self._waiting)
 
     def post(self, operation: Operation, answer: Answer = lambda _found: None) -> None:
         """Do ``operation`` when all before it are done; what it raises is answered."""
         self._waiting.append((operation, answer))
         if self._worker is None:
-            self._worker = asyncio.create_task(self._work(), name=f"thread {self._thread_id}")
+            # Its log lines are not about whoever came first: what it does is asked for by one after another.
+            self._worker = asyncio.create_task(self._work(), name=f"thread {self._thread_id}", context=Context())
 
     async def settled(self) -> None:
         """Wait until there is nothing to do."""

@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from contextvars import Context
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from threadwire.filters import Answer, Origin
 from threadwire.log import Log, Numbered
 from threadwire.logs import get_logger
 from threadwire.storage import Frames, LogRow, Mark, Storage
+from threadwire.tally import Tally
 
 logger = get_logger(__name__)
 
@@ -170,8 +172,9 @@ class _Commit(NamedTuple):
 class Journal:
     """Writes what is new of all records. One task, which lives while there is anything to write."""
 
-    def __init__(self, storage: Storage, interval_seconds: float) -> None:
+    def __init__(self, storage: Storage, interval_seconds: float, tally: Tally | None = None) -> None:
         self.storage = storage
+        self._tally = tally or Tally()
         self._interval_seconds = interval_seconds
         self._dirty: dict[Record, None] = {}
         self._commits: list[_Commit] = []
@@ -232,7 +235,8 @@ class Journal:
 
     def _start(self) -> None:
         if self._worker is None:
-            self._worker = asyncio.create_task(self._work(), name="journal")
+            # It writes for everybody: its log lines are not about whoever came first.
+            self._worker = asyncio.create_task(self._work(), name="journal", context=Context())
 
     async def _work(self) -> None:
         try:
@@ -256,7 +260,7 @@ class Journal:
             commits, self._commits = self._commits, []
             committing = {commit.record for commit in commits if commit.done is not None}
             records = dict.fromkeys((*dirty, *(commit.record for commit in commits)))
-            now = time.time()
+            now, began = time.time(), time.monotonic()
             found = [(record, *record.collect(now)) for record in records]
             marks = [mark for commit in commits for mark in commit.marks]
             try:
@@ -268,6 +272,8 @@ class Journal:
                 self._again(records, commits, failures.explain(error))
                 return False
             else:
+                self._tally.journal_write.add(time.monotonic() - began)
+                self._tally.journal_bytes += sum(len(new.data) + len(new.origins) for _, _, new, _ in found if new)
                 for record, row, _, _ in found:
                     record.written(row, committing=record in committing)
                 for commit in commits:
@@ -286,6 +292,11 @@ class Journal:
                 self._commits.append(commit)
             elif not commit.done.done():
                 commit.done.set_exception(error)
+
+    @property
+    def waiting(self) -> int:
+        """How many threads have something that is not written."""
+        return len(self._dirty)
 
     def _tell_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []

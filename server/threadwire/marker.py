@@ -11,6 +11,7 @@ from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import LLMResult
 
+from threadwire.tally import Probe
 from threadwire.toolcalls import Marks
 
 
@@ -26,18 +27,21 @@ class Marker(BaseCallbackHandler):
     #: Called in place, before the others: a task of its own for each token would cost more than the rest of it.
     run_inline = True
 
-    def __init__(self, marks: Marks, stopped: Callable[[], bool]) -> None:
+    def __init__(self, marks: Marks, stopped: Callable[[], bool], probe: Probe | None = None) -> None:
         self._marks = marks
         self._stopped = stopped
+        self._probe = probe or Probe()
 
     @property
     def ignore_llm(self) -> bool:
         """Whether ``on_llm_new_token`` need not be called: told here, it costs a token next to nothing."""
-        return not self._stopped()
+        return not (self._stopped() or self._probe.armed)
 
-    def on_llm_new_token(self, *_args: Any, **_kwargs: Any) -> None:
-        """Called while it is stopping only, see ``ignore_llm``."""
+    def on_llm_new_token(self, *_args: Any, chunk: Any = None, **_kwargs: Any) -> None:
+        """Called while it is stopping, or for a token that is timed, see ``ignore_llm``."""
         self._check()
+        if self._probe.armed and chunk is not None:
+            self._probe.came(getattr(chunk, "message", chunk))
 
     def on_chat_model_start(self, *_args: Any, run_id: UUID, **kwargs: Any) -> None:
         """No event says whether it is for structured output."""
@@ -64,13 +68,18 @@ class Costs(BaseCallbackHandler):
     def __init__(self) -> None:
         self._sum = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
         self._told = False
+        #: What went in and came out, by model.
+        self.by_model: dict[str, tuple[int, int]] = {}
 
     def on_llm_end(self, response: LLMResult, **_kwargs: Any) -> None:
         """A model has ended, a chat model too."""
         for generation in response.generations[0] if response.generations else ():
             message = getattr(generation, "message", None)
             if isinstance(message, AIMessage) and message.usage_metadata:
-                self.add(dict(message.usage_metadata))
+                usage, model = message.usage_metadata, str(message.response_metadata.get("model_name") or "unknown")
+                into, out = self.by_model.get(model, (0, 0))
+                self.by_model[model] = into + usage["input_tokens"], out + usage["output_tokens"]
+                self.add(dict(usage))
 
     def add(self, usage: dict[str, Any] | None) -> None:
         """Add what another run cost."""

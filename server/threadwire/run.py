@@ -31,7 +31,9 @@ from threadwire.repair import make_whole
 from threadwire.stopping import Driven, Stop
 from threadwire.storage import Fence, RunRow, RunStatus, Storage
 from threadwire.streams import listen
+from threadwire.tally import Tally
 from threadwire.toolcalls import Marks
+from threadwire.tracing import RunTrace, Traces
 
 logger = get_logger(__name__)
 
@@ -75,6 +77,8 @@ class Run:
         limits: RunLimits,
         tell: Tell,
         raw: RawFeed,
+        tally: Tally,
+        traces: Traces,
     ) -> None:
         self.row = row
         self.started_at = time.monotonic()
@@ -83,12 +87,16 @@ class Run:
         self._limits = limits
         self._tell = tell
         self._raw = raw
+        self._tally = tally
+        self._traces = traces
         self._fence = Fence()
         self._marks = Marks()
         self.transcript = Translator(row.run_id, policy, self._marks, MESSAGES)
         #: The user's message that it answers; None where it answers a question.
         self.user = user
-        self._stop = Stop(timeout_seconds=limits.timeout_seconds, deadline_seconds=limits.cancel_deadline_seconds)
+        self._stop = Stop(
+            timeout_seconds=limits.timeout_seconds, deadline_seconds=limits.cancel_deadline_seconds, tally=tally
+        )
 
     @property
     def stopping(self) -> str | None:
@@ -104,16 +112,20 @@ class Run:
 
         ``transcript.known`` has the ids of the messages readers know of; what the run tells is added.
         """
-        try:
-            driven = await self._stop.drive(self._drive(), f"run {self.row.run_id}")
-        finally:
-            # Whatever of the run is still alive writes nothing from here on.
-            self._fence.close()
-        if driven.abandoned:
-            logger.warning("run abandoned", run_id=self.row.run_id, thread_id=self.row.thread_id)
-        return await self._conclude(driven)
+        row = self.row
+        with self._traces.run(row.run_id, thread_id=row.thread_id, trigger=row.trigger) as trace:
+            try:
+                driven = await self._stop.drive(self._drive(trace), f"run {row.run_id}")
+            finally:
+                # Whatever of the run is still alive writes nothing from here on.
+                self._fence.close()
+            if driven.abandoned:
+                logger.warning("run abandoned", run_id=row.run_id, thread_id=row.thread_id)
+            outcome = await self._conclude(driven)
+            trace.ended(outcome.status, outcome.reason, (outcome.error or {}).get("code"), outcome.usage)
+            return outcome
 
-    async def _drive(self) -> None:
+    async def _drive(self, trace: RunTrace) -> None:
         graph = self._graph.for_run(self._storage.saver(self._fence), self._storage.fenced_store(self._fence))
         raw, graph_name, mode = self._raw, self._graph.root_name, self.row.request.get("stream") or "events"
         asked_by = self.row.request.get("user")
@@ -127,7 +139,7 @@ class Run:
                 # Kept with each checkpoint, under the Agent Server's name: whose it is, should we not live to say so.
                 "metadata": {"run_id": self.row.run_id},
                 "recursion_limit": self._limits.recursion_limit,
-                "callbacks": [Marker(self._marks, self._stop.is_asked)],
+                "callbacks": [Marker(self._marks, self._stop.is_asked, self._tally.probe), *trace.callbacks],
             },
             stream=mode,
             marks=self._marks,
@@ -136,14 +148,21 @@ class Run:
             context=self._graph.check_context(self.row.request.get("context"), asked_by),
         )
         feed, tell, fence, clock = self.transcript.feed, self._tell, self._fence, time.monotonic
+        probe, silent = self._tally.probe, True
         async with aclosing(stream) as events:
             async for event in events:
                 if fence.closed:
                     return
                 if wanted():
                     raw.publish(self.row.run_id, event, graph_name)
+                seq = 0
                 for frame, origin in feed(event, clock()):
-                    tell(frame, origin)
+                    seq = tell(frame, origin)
+                    if silent and frame["type"] == "token":
+                        silent = False
+                        self._tally.first_token.add(clock() - self.started_at)
+                if probe.chunk is not None and event["data"].get("chunk") is probe.chunk:
+                    probe.told(self.row.thread_id, seq)
 
     def _input(self) -> Any:
         if self.row.trigger == "respond":
@@ -158,7 +177,7 @@ class Run:
         if failure is not None:
             error = failures.explain(failure)
             about = {"run_id": self.row.run_id, "thread_id": self.row.thread_id, "code": error.code}
-            logger.error("run failed", **about, stopped=driven.stopped, exc_info=failure)
+            logger.error("run failed", **about, stopped=driven.stopped, failure=failure)
             outcome.status, outcome.reason, outcome.error = "failed", "error", _told(error)
         if driven.abandoned or driven.cancelled or (driven.stopped and failure is not None):
             # What a stopped graph raises on its way out does not make its run a failed one.
@@ -172,7 +191,9 @@ class Run:
                 self._tell_open_tools()
         except Exception as error:
             known = failures.explain(error)
-            logger.exception("turn not made whole", run_id=self.row.run_id, thread_id=self.row.thread_id)
+            logger.error(  # noqa: TRY400 -- other people's code raised it
+                "turn not made whole", run_id=self.row.run_id, thread_id=self.row.thread_id, failure=error
+            )
             outcome.status, outcome.reason, outcome.error = "failed", "error", _told(known)
             self._tell_open_tools()
         return outcome

@@ -35,6 +35,7 @@ class RunLog:
         """``user`` is what the graph is told of who asks."""
         run_id = send.run_id.lower() if send.run_id is not None else None
         self._run = FreshRun(parts, send.content, context=send.context, run_id=run_id, user=user)
+        self._tally = parts.tally
         self._filters = _in_langchains_terms(policy)
         self.run_id = self._run.run_id
 
@@ -66,6 +67,7 @@ class RunLog:
                 raise
 
         ended = await self._run.execute(drive)
+        self._tally.ended(ended.status, ended.reason)
         return {
             "type": "run_finished",
             "run_id": self.run_id,

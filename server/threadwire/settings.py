@@ -95,6 +95,14 @@ class Server(Section):
     max_connections: Annotated[
         Count, Field(description="Connections at the same time; further ones are closed with 1013.")
     ] = 10_000
+    metrics_port: Annotated[
+        Count | None,
+        Field(
+            le=65535,
+            description="A port of its own for /metrics, on the same address, for everybody who reaches it; 0 takes a"
+            " free one; null: the server's own port.",
+        ),
+    ] = None
     handshake_timeout_seconds: Annotated[
         Duration,
         Field(description="A connection that has not said by then what it wants is cut; a body gets a little more."),
@@ -290,6 +298,23 @@ class Log(Section):
     ] = 0.25
 
 
+class Logs(Section):
+    """What the server writes about its work, on stderr."""
+
+    include_content: Annotated[
+        bool,
+        Field(description="Log and trace what people and models say, and the texts of exceptions, too."),
+    ] = False
+
+
+class Otel(Section):
+    """Traces by OpenTelemetry (extra otel). Where they go, and all else, say its own OTEL_ variables."""
+
+    enabled: Annotated[
+        bool, Field(description="Send a span for each connection, run, model call and tool call, by OTLP over HTTP.")
+    ] = False
+
+
 _SYMMETRIC = ("HS256", "HS384", "HS512")
 _ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 Algorithm = Literal[
@@ -460,6 +485,8 @@ class Settings(Section):
     runs: Runs = Runs()
     events: Events = Events()
     log: Log = Log()
+    logs: Logs = Logs()
+    otel: Otel = Otel()
     auth: Auth = Auth()
     limits: Limits = Limits()
 

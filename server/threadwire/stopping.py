@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+from threadwire.tally import Tally
 
 T = TypeVar("T")
 
@@ -32,10 +35,12 @@ class Driven(Generic[T]):
 class Stop:
     """Whether one run is to stop, and why."""
 
-    def __init__(self, *, timeout_seconds: float, deadline_seconds: float) -> None:
+    def __init__(self, *, timeout_seconds: float, deadline_seconds: float, tally: Tally) -> None:
         self._timeout_seconds = timeout_seconds
         self._deadline_seconds = deadline_seconds
+        self._tally = tally
         self._asked = asyncio.Event()
+        self._asked_at = 0.0
         #: Why it is being stopped; None while it is not.
         self.reason: str | None = None
 
@@ -43,6 +48,7 @@ class Stop:
         """Stop it; the first reason given is the one that is told."""
         if self.reason is None:
             self.reason = reason
+            self._asked_at = time.monotonic()
             self._asked.set()
 
     def is_asked(self) -> bool:
@@ -72,12 +78,16 @@ class Stop:
         """Cancel it, once (a second cancel kills its cleanup), and wait; False where it will not stop."""
         task.cancel()
         await asyncio.wait({task}, timeout=self._deadline_seconds)
-        if not task.done():
-            task.add_done_callback(_swallow)
-        return task.done()
+        if task.done():
+            self._tally.stopped.add(time.monotonic() - self._asked_at)
+            return True
+        self._tally.abandoned += 1
+        self._tally.haunting += 1
+        task.add_done_callback(self._swallow)
+        return False
 
-
-def _swallow(task: asyncio.Task[Any]) -> None:
-    """A run that was given up has ended at last; its end concerns nobody, but must be looked at."""
-    if not task.cancelled():
-        task.exception()
+    def _swallow(self, task: asyncio.Task[Any]) -> None:
+        """A run that was given up has ended at last; its end concerns nobody, but must be looked at."""
+        self._tally.haunting -= 1
+        if not task.cancelled():
+            task.exception()

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,6 +168,7 @@ class Thread:
 
     def gap(self, requested: int, earliest: int) -> dict[str, Any]:
         """The frame that tells a reader what it has lost."""
+        self._parts.turns.tally.gaps += 1
         return {
             "type": "gap",
             "requested": requested,
@@ -198,8 +200,8 @@ class Thread:
         ``user`` is who sends it, as graphs are told.
         """
         if isinstance(command, Send | Respond | Edit | Regenerate):
-            starting = command
-            self._post(lambda reply: self._admission.start(starting, reply, on_disconnect, user), answer)
+            starting, context = command, copy_context()
+            self._post(lambda reply: self._admission.start(starting, reply, on_disconnect, user, context), answer)
         elif isinstance(command, Cancel):
             cancel = command
             self._post(lambda reply: self._admission.cancel(cancel, reply), answer)
@@ -215,8 +217,8 @@ class Thread:
             raise InvalidArgument("thread_id", "the thread was deleted")
         await self.load()
 
-    def _turn(self, row: RunRow) -> Turn:
-        return Turn(row, self._parts.turns, self._said, self._rewind, self._record, raw=self.raw)
+    def _turn(self, row: RunRow, context: Context) -> Turn:
+        return Turn(row, self._parts.turns, self._said, self._rewind, self._record, raw=self.raw, context=context)
 
     def _tell_queued(self, turn: Turn) -> None:
         """Tell the place of a turn that waits; of one that brings a message."""
@@ -268,21 +270,24 @@ class Thread:
             logger.error("thread not recovered", thread_id=self.thread_id, error=str(error))
             asyncio.get_running_loop().call_later(_RETRY_SECONDS, self.recover, rows)
 
-        self._post(lambda _answer: self._recover(rows), failed)
+        context = copy_context()
+        self._post(lambda _answer: self._recover(rows, context), failed)
 
-    async def _recover(self, rows: Sequence[RunRow]) -> None:
+    async def _recover(self, rows: Sequence[RunRow], context: Context) -> None:
         self._said.exists = True
         try:
             undone = any(row.status == "queued" and row.strategy == "rollback" for row in rows)
             for row in rows:
                 if row.status == "running":
                     parts = self._parts.turns
-                    turn = self._turn(row)
+                    turn = self._turn(row, context)
                     await end_lost(turn, self._record, self._said, parts.graph, parts.storage, undone=undone)
                     self._turn_ended()
             # As they were taken in: a new message waits behind a question, what answers it or takes its place does not.
             queued = (row for row in rows if row.status == "queued")
-            self._turns.queue.extend(map(self._turn, sorted(queued, key=lambda row: row.trigger == "send")))
+            for row in sorted(queued, key=lambda row: row.trigger == "send"):
+                # Each in a copy: what one turn sets is not the next one's.
+                self._turns.queue.append(self._turn(row, context.copy()))
             self._turns.supersede()
         finally:
             self._recovered.set()
@@ -335,6 +340,11 @@ class Thread:
     def running(self) -> bool:
         """Whether a turn is in hand, or a command that may bring one is being taken."""
         return self._turns.current is not None or bool(self._inbox)
+
+    @property
+    def depth(self) -> tuple[int, int, int]:
+        """Turns in hand, turns that wait, commands that wait."""
+        return int(self._turns.current is not None), len(self._turns.queue), len(self._inbox)
 
     def sweep(self, now: float, keep_seconds: float) -> bool:
         """Drop frames whose time is over; True where nothing is left that needs this thread in memory."""

@@ -8,6 +8,7 @@ is rolled back leaves nothing. ``recovery.py`` ends those that an earlier proces
 from __future__ import annotations
 
 import time
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ from threadwire.repair import make_whole
 from threadwire.rewind import Rewind
 from threadwire.run import Outcome, Run, RunLimits
 from threadwire.storage import Mark, RunEnd, RunRow, RunStart, Storage, ThreadStatus, Truncation
+from threadwire.tally import Tally
+from threadwire.tracing import Traces
 
 logger = get_logger(__name__)
 
@@ -36,6 +39,8 @@ class TurnParts:
     storage: Storage
     policy: Filter
     run_limits: RunLimits
+    tally: Tally
+    traces: Traces
 
 
 class Turn:
@@ -50,8 +55,11 @@ class Turn:
         record: Record,
         *,
         raw: RawFeed,
+        context: Context,
     ) -> None:
         self.row = row
+        #: Whose it is, to log lines and traces: what was in force where it was asked for.
+        self.context = context
         #: Why it will not run after all; None while it will.
         self.stopped: str | None = None
         #: The number of its ``run_started``; 0 before.
@@ -95,6 +103,8 @@ class Turn:
                 limits=parts.run_limits,
                 tell=self._record.tell,
                 raw=self._raw,
+                tally=parts.tally,
+                traces=parts.traces,
             )
 
     def cancel(self, reason: str) -> None:
@@ -195,7 +205,30 @@ class Turn:
             self._conversation.waiting = interrupts
         if self._record.pinned == self.first_seq:
             self._record.pinned = None
-        logger.info("run", thread_id=self.row.thread_id, trigger=self.row.trigger, **self._told(outcome, duration_ms))
+        self._count(outcome, duration_ms)
+
+    def _count(self, outcome: Outcome, duration_ms: int) -> None:
+        tally = self._parts.tally
+        tally.ended(outcome.status, outcome.reason)
+        about: dict[str, Any] = {"content": self.row.request.get("content")}
+        if self.row.owner:
+            # Also of a run that an earlier process took in.
+            about["user"] = self.row.owner
+        if self._run is not None:
+            tally.used(self._run.transcript.usage_by_model)
+            about["answer"] = self._run.transcript.answer
+        logger.info(
+            "run",
+            run_id=self.run_id,
+            thread_id=self.row.thread_id,
+            trigger=self.row.trigger,
+            status=outcome.status,
+            reason=outcome.reason,
+            error=outcome.error,
+            usage=outcome.usage,
+            duration_ms=duration_ms,
+            **about,
+        )
 
     async def _save(self) -> None:
         """Put into the thread what it should have of the turn; raises what the database has against it."""

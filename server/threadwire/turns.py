@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextvars import Context
 
 from threadwire.conversation import Conversation
 from threadwire.line import Line, Place
@@ -88,12 +89,13 @@ class Turns:
                 place, self._place = self._place, None
             # Begun here and not in the task: a cancel may come before the task has started.
             turn.begin()
-            self._taking = asyncio.create_task(self._take(turn, place), name=f"turn {turn.run_id}")
+            taking = self._take(turn, place)
+            self._taking = asyncio.create_task(taking, name=f"turn {turn.run_id}", context=turn.context)
             return True
         if head is None:
             self._give_up_place()
         if self.owing and self._retry is None:
-            self._taking = asyncio.create_task(self._take(None, None), name="debts")
+            self._taking = asyncio.create_task(self._take(None, None), name="debts", context=Context())
         return False
 
     def _may_run(self, turn: Turn) -> bool:

@@ -16,6 +16,10 @@ from typing import Any
 
 from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 
+from threadwire.tally import Tally
+
+#: Of a response that was a WebSocket: its close code.
+CLOSE_CODE = web.ResponseKey("close_code", int)
 #: How long a client has to read what is left for it, and to answer a close, before it is cut off.
 CLOSE_SECONDS = 5.0
 #: How often a connection that only waits for its client's end looks for it.
@@ -48,6 +52,7 @@ class WebSocket:
         max_message_bytes: int,
         buffered_bytes: int,
         on_beat: Callable[[bool], None],
+        tally: Tally,
     ) -> None:
         self.response = _Response(
             protocols=(protocol,),
@@ -64,6 +69,7 @@ class WebSocket:
         self.close_code: int | None = None
         self._heartbeat_seconds = heartbeat_seconds
         self._on_beat = on_beat
+        self._tally = tally
         self._transport: asyncio.Transport | None = None
         self._beat_handle: asyncio.TimerHandle | None = None
         self._cut_handle: asyncio.TimerHandle | None = None
@@ -81,6 +87,7 @@ class WebSocket:
     async def send(self, data: bytes) -> None:
         """Send one text message; waits while the client does not read. Raises ``ConnectionError``."""
         await self.response.send_frame(data, WSMsgType.TEXT)
+        self._tally.sent_bytes += len(data)
         self._wrote = True
 
     async def ping(self) -> None:
@@ -97,6 +104,8 @@ class WebSocket:
                 if not self._said_close:
                     await self.response.pong(message.data)
             elif message.type is not WSMsgType.PONG:
+                if message.type is WSMsgType.TEXT:
+                    self._tally.received_bytes += len(message.data.encode())
                 return message
             beats += 1
             if beats % _BEATS_AT_ONCE == 0:

@@ -146,6 +146,7 @@ def _add_checking(parser: argparse.ArgumentParser) -> None:
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pid", type=int, metavar="PID", help="the server's process, whose cpu and memory are watched")
+    parser.add_argument("--metrics", metavar="URL", help="where its /metrics is (default: at the server's own address)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write a page with plots there (HTML)")
 

@@ -59,7 +59,8 @@ def _run(
 
     ledger = Ledger()
     screen = Screen(f"threadwire {what} {options.url}")
-    watch = Watch(options.url, args.pid, look)
+    token = options.credentials[0] if options.credentials else None
+    watch = Watch(options.url, args.pid, look, metrics=args.metrics, token=token)
     with screen.shown():
         stopped = run_loop(lambda: run(options, ledger, screen, watch))
     return make_result(options, ledger, stopped=stopped)

@@ -68,10 +68,22 @@ def of_metrics(text: str) -> Sample:
 
 
 class Watch:
-    """The server under load, looked at once a second; ``also`` gives what else goes into the row."""
+    """The server under load, looked at once a second; ``also`` gives what else goes into the row.
 
-    def __init__(self, url: str, pid: int | None, also: Callable[[], dict[str, Any]] = dict) -> None:
-        self._url = _metrics_url(url)
+    ``metrics`` is where its ``/metrics`` is, if not at ``url``, which is asked with ``token``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        pid: int | None,
+        also: Callable[[], dict[str, Any]] = dict,
+        *,
+        metrics: str | None = None,
+        token: str | None = None,
+    ) -> None:
+        self._url = metrics or _metrics_url(url)
+        self._headers = {"Authorization": f"Bearer {token}"} if token and metrics is None else {}
         self._pid = pid
         self._also = also
         self._session: aiohttp.ClientSession | None = None
@@ -126,7 +138,7 @@ class Watch:
         assert self._session is not None  # noqa: S101 -- asked by who knows
         self._asked = time.monotonic()
         try:
-            async with self._session.get(self._url, ssl=False) as response:
+            async with self._session.get(self._url, headers=self._headers, ssl=False) as response:
                 if response.status != 200:
                     return False
                 self._metrics = of_metrics(await response.text())

@@ -7,9 +7,10 @@ Knows nothing of sockets, frames or runs in progress.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -390,14 +391,16 @@ class Storage(Protocol):
         ...
 
 
-def open_storage(url: str) -> AbstractAsyncContextManager[Storage]:
+def open_storage(url: str, took: Callable[[float], None] | None = None) -> AbstractAsyncContextManager[Storage]:
     """Open the storage a URL names: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite:///:memory:`` not.
+
+    ``took`` is told how many seconds each write of a checkpoint took.
 
     Raises:
         ConfigError: the URL names no storage there is.
         StartupError: it is in use by another server, not writable, or not a database.
     """
-    return _open_sqlite(sqlite_path(url))
+    return _open_sqlite(sqlite_path(url), took)
 
 
 def sqlite_path(url: str) -> str:
@@ -409,9 +412,15 @@ def sqlite_path(url: str) -> str:
     raise ConfigError(f"storage.url: expected {expected}, got {url!r}")
 
 
+def size_of(url: str) -> int:
+    """What the database of that URL takes on disk, in bytes; 0 where it is not there."""
+    path = sqlite_path(url)
+    return sum(found.stat().st_size for end in ("", "-wal") if (found := Path(path + end)).is_file())
+
+
 @asynccontextmanager
-async def _open_sqlite(path: str) -> AsyncIterator[Storage]:
+async def _open_sqlite(path: str, took: Callable[[float], None] | None) -> AsyncIterator[Storage]:
     from threadwire.storage.sqlite import SqliteStorage
 
-    async with SqliteStorage.open(path) as storage:
+    async with SqliteStorage.open(path, took) as storage:
         yield storage

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import astuple, fields
 from typing import Any
@@ -163,8 +163,10 @@ class SqliteStorage(SqliteJournal, SqlitePruning):
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: str) -> AsyncIterator[SqliteStorage]:
+    async def open(cls, path: str, took: Callable[[float], None] | None = None) -> AsyncIterator[SqliteStorage]:
         """Open the file at ``path``, made where it is not there, for this server alone; close it in the end.
+
+        ``took`` is told how many seconds each write of a checkpoint took.
 
         Raises:
             ConfigError: ``path`` names no file.
@@ -176,7 +178,10 @@ class SqliteStorage(SqliteJournal, SqlitePruning):
             )
         stack = AsyncExitStack()
         try:
-            yield await cls._open(stack, sqlite_file.locate(path))
+            storage = await cls._open(stack, sqlite_file.locate(path))
+            if took is not None:
+                storage._saver.took = took  # noqa: SLF001 -- its own class
+            yield storage
         finally:
             await settle(stack.aclose())
 

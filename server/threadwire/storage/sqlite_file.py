@@ -112,7 +112,7 @@ def startup_errors(real: str) -> Iterator[None]:
         if code == sqlite3.SQLITE_NOTADB:
             what = NO_DATABASE
         elif code == sqlite3.SQLITE_CORRUPT:
-            what = _damaged(str(error))
+            what = damaged(str(error))
         elif code == sqlite3.SQLITE_BUSY:
             what = f"locked by another program: stop that one, {ELSEWHERE}"
         else:
@@ -120,7 +120,8 @@ def startup_errors(real: str) -> Iterator[None]:
         raise StartupError(f"{real}: {what}") from error
 
 
-def _damaged(how: str) -> str:
+def damaged(how: str) -> str:
+    """What to say of a file that SQLite has found to be broken."""
     return f"the database is damaged ({how}): restore it from a backup, {ELSEWHERE}"
 
 
@@ -160,7 +161,7 @@ async def _look(connection: aiosqlite.Connection, real: str, newest: int) -> Non
     if size < CHECKED_BYTES:
         found = await pragma(connection, "quick_check(1)")
         if found != "ok":
-            raise StartupError(f"{real}: {_damaged(' '.join(found.split()))}")
+            raise StartupError(f"{real}: {damaged(' '.join(found.split()))}")
 
 
 @asynccontextmanager

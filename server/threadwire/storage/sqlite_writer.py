@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import sqlite3
+import time
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -170,6 +171,8 @@ class Saver(AsyncSqliteSaver):
         self.lock = cast("asyncio.Lock", lock)
         self.is_setup = is_setup
         self._fence: Fence | None = None
+        #: Told how long each write took, in seconds.
+        self.took: Callable[[float], None] = lambda _seconds: None
 
     def through(self, fence: Fence | None) -> Saver:
         """The same saver, writing through ``fence``."""
@@ -190,13 +193,18 @@ class Saver(AsyncSqliteSaver):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Save a checkpoint."""
-        return await settle(guarded(self._fence, super().aput, config, checkpoint, metadata, new_versions))
+        began = time.monotonic()
+        saved = await settle(guarded(self._fence, super().aput, config, checkpoint, metadata, new_versions))
+        self.took(time.monotonic() - began)
+        return saved
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Save what a task wrote since a checkpoint."""
+        began = time.monotonic()
         await settle(guarded(self._fence, super().aput_writes, config, writes, task_id, task_path))
+        self.took(time.monotonic() - began)
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete all checkpoints of a thread."""

@@ -1,0 +1,88 @@
+"""What an operator sees of one server, put together: what it counts, its ``/metrics``, its traces, whose log lines.
+
+``app.py`` opens it with the other parts. Knows no WebSocket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sized
+from contextlib import asynccontextmanager
+
+import uuid_utils
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from threadwire import http, logs
+from threadwire.auth import USER
+from threadwire.hub import Hub
+from threadwire.journal import Journal
+from threadwire.listening import listener
+from threadwire.metrics import MetricsRoutes, Pulse, Source
+from threadwire.settings import Settings
+from threadwire.storage import size_of
+from threadwire.tally import Tally
+from threadwire.tracing import NoTraces, Traces
+
+
+class Observed:
+    """See the module."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._metrics = MetricsRoutes()
+        self.tally = Tally()
+        self.traces: Traces = NoTraces()
+        #: Where ``/metrics`` is, if it has a listener of its own.
+        self.metrics_url: str | None = None
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Register ``/metrics``, unless it has a port of its own."""
+        if self._settings.server.metrics_port is None:
+            self._metrics.add_to(router)
+
+    def middleware(self) -> Middleware:
+        """Say whose log lines and spans these are, of each request and of the runs that it asks for."""
+
+        @web.middleware
+        async def about(request: web.Request, handler: Handler) -> web.StreamResponse:
+            user = request.get(USER)
+            known = {"connection_id": str(uuid_utils.uuid7()), "user": user.identity if user is not None else None}
+            with logs.about(**known):
+                return await self.traces.connection(request, handler, known)
+
+        return about
+
+    @asynccontextmanager
+    async def open_traces(self) -> AsyncIterator[None]:
+        """Trace, where that is enabled, until left."""
+        if not self._settings.otel.enabled:
+            yield
+            return
+        from threadwire.otel import open_traces
+
+        async with open_traces(include_content=self._settings.logs.include_content) as self.traces:
+            yield
+
+    @asynccontextmanager
+    async def open(self, connections: Sized, hub: Hub, journal: Journal) -> AsyncIterator[None]:
+        """Have ``/metrics`` tell of these, and look at the loop, until left."""
+        url, pulse = self._settings.storage.url, Pulse(self.tally)
+        self._metrics.collect_from(Source(self.tally, connections, hub, journal, lambda: size_of(url)))
+        async with self._listening():
+            pulse.start()
+            try:
+                yield
+            finally:
+                pulse.stop()
+
+    @asynccontextmanager
+    async def _listening(self) -> AsyncIterator[None]:
+        server = self._settings.server
+        if server.metrics_port is None:
+            yield
+            return
+        app = web.Application(middlewares=[http.errors])
+        self._metrics.add_to(app.router)
+        async with listener(app, server.host, server.metrics_port, "server.metrics_port") as url:
+            self.metrics_url = f"{url}/metrics"
+            yield
