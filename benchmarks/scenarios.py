@@ -1,0 +1,124 @@
+"""What is measured. A scenario takes a running server and gives one figure's row, as it goes into the results."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+import aiohttp
+
+from benchmarks.contenders import Contender, Process
+from benchmarks.dialects import summary
+from benchmarks.load import Crowd, Seen
+from benchmarks.machine import Moment
+
+#: Tokens per second of a session, and tokens of its turns: four seconds, an answer of some sentences.
+RATE, TOKENS = 50, 200
+RAMP = TOKENS / RATE
+#: A token that comes later than this, in one of a hundred cases, is one that a person sees come late.
+SMOOTH_MS = 100.0
+TURN_SECONDS = 180.0
+
+
+class Field:
+    """A server under test, and the provider it asks."""
+
+    def __init__(self, contender: Contender, server: Process, provider: Process, own: int) -> None:
+        self.contender, self.server, self.provider, self.own = contender, server, provider, own
+
+    def counters(self) -> Moment:
+        return Moment.now(self.server.pid, [self.provider.pid, self.own])
+
+    async def told(self, path: str) -> Any:
+        """What the provider knows."""
+        async with aiohttp.ClientSession() as session, session.get(f"{self.provider.url}/{path}") as response:
+            return await response.json()
+
+    async def settle(self) -> None:
+        """Wait until the provider has nobody left: what a server goes on with does not fall to the next."""
+        async with asyncio.timeout(TURN_SECONDS):
+            while (await self.told("stats"))["open"]:  # noqa: ASYNC110 -- it is in another process
+                await asyncio.sleep(0.1)
+
+    async def turn(self, thread: str, content: str) -> str:
+        """One turn on a connection of its own; the text that came."""
+        session = self.contender.dialect()
+        await session.open(self.server.url, thread)
+        async with asyncio.timeout(TURN_SECONDS):
+            turn = await session.ask(content)
+            await turn.over
+        session.close()
+        return turn.text
+
+
+async def check(field: Field) -> None:
+    """That the server delivers all of the text, and has the turn when it is started again.
+
+    Raises:
+        AssertionError: it does not.
+    """
+    thread = str(uuid.uuid4())
+    heard = await field.turn(thread, "tokens=50 rate=0")
+    said = (await field.told("last"))["said"]
+    assert heard == said, f"{field.contender.name} delivered {heard[:100]!r} where {said[:100]!r} was said"
+    await field.server.stop()
+    await field.server.start()
+    await field.turn(thread, "tokens=1 rate=0")
+    asked = str((await field.told("last"))["messages"])
+    assert said.strip() in asked, f"{field.contender.name} has forgotten the turn"
+
+
+async def warm(field: Field) -> None:
+    """What only the first turns cost is not measured."""
+    for _ in range(3):
+        await field.turn(str(uuid.uuid4()), "tokens=50 rate=0")
+
+
+async def _burst(field: Field, sessions: int, tokens: int) -> dict[str, Any]:
+    crowd = Crowd(field.contender.dialect, field.server.url)
+    await crowd.open(sessions)
+    async with asyncio.timeout(TURN_SECONDS):
+        seen = await crowd.burst(field.counters, f"tokens={tokens} rate=0")
+    crowd.close()
+    assert seen.tokens == sessions * tokens, f"{field.contender.name}: {seen.tokens} of {sessions * tokens} tokens"
+    return _row(seen, kept_up=False)
+
+
+async def single(field: Field) -> dict[str, Any]:
+    """1 session, 2,000 tokens, no delay."""
+    return await _burst(field, 1, 2000)
+
+
+async def burst(field: Field) -> dict[str, Any]:
+    """50 sessions, 200 tokens, no delay."""
+    return await _burst(field, 50, 200)
+
+
+async def stream(field: Field, sessions: int, window: float) -> dict[str, Any]:
+    """Sessions with a turn of 200 tokens after the other, at 50 tokens/s."""
+    crowd = Crowd(field.contender.dialect, field.server.url)
+    await crowd.open(sessions)
+    seen = await crowd.stream(field.counters, f"tokens={TOKENS} rate={RATE}", RAMP, window)
+    await field.settle()
+    wanted = sessions * RATE * window
+    row = _row(seen, kept_up=seen.tokens > 0.9 * wanted) | {"sessions": sessions, "tokens_wanted": int(wanted)}
+    return row | {"smooth": (row["delay_ms"]["p99"] or SMOOTH_MS) < SMOOTH_MS and not seen.problems}
+
+
+def _row(seen: Seen, *, kept_up: bool) -> dict[str, Any]:
+    spent, notes = seen.spent, seen.spent.notes(kept_up)
+    if seen.problems:
+        notes.append(f"{len(seen.problems)} sessions failed: {seen.problems[0]}")
+    return {
+        "cpu_us_per_token": round(spent.server / max(1, seen.tokens) * 1e6, 1),
+        "tokens": seen.tokens,
+        "seconds": round(spent.seconds, 2),
+        "server_busy": round(spent.server / spent.seconds, 3),
+        "load_busy": round(spent.load / spent.seconds, 3),
+        "neighbours": round(spent.neighbours / spent.seconds, 3),
+        "load_lag_ms": round(seen.lag * 1000, 1),
+        "delay_ms": summary(seen.delays),
+        "first_ms": summary(seen.firsts),
+        "notes": notes,
+    }
