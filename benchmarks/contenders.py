@@ -100,9 +100,9 @@ class Process:
     def output(self) -> str:
         return (Path(self.folder) / "output.txt").read_text(errors="replace")
 
-    async def start(self) -> None:
-        """Start it, and wait until it listens."""
-        self.process = subprocess.Popen(  # noqa: ASYNC220 -- asyncio's own takes no preexec_fn with uvloop
+    def launch(self) -> None:
+        """Start it."""
+        self.process = subprocess.Popen(
             self.arguments,
             cwd=self.folder,
             env=self.environment,
@@ -112,6 +112,11 @@ class Process:
             start_new_session=True,
             preexec_fn=lambda: pin(self.core),  # noqa: PLW1509 -- nothing else of this process holds a lock then
         )
+
+    async def start(self) -> None:
+        """Start it, and wait until it listens."""
+        self.launch()
+        assert self.process
         async with asyncio.timeout(START_SECONDS):
             while not await self._listens():
                 if self.process.poll() is not None:

@@ -1,57 +1,89 @@
-"""The rows as a table: what each server takes, and how often that is threadwire's."""
+"""The rows as a table: what each server takes, and in how many times threadwire's."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.contenders import CONTENDERS
 
-HEADS = {
-    "single": "1 x 2,000 tokens, no delay",
-    "burst": "50 x 200, no delay",
-    "crowd": "100 sessions at 50 tokens/s",
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A scenario in the table: its figure in a row, and how that is written."""
+
+    head: str
+    figure: Callable[[dict[str, Any]], float]
+    written: str = "{:.0f}"
+
+
+def _cost(head: str) -> Column:
+    return Column(f"{head}: us of CPU per token", lambda row: row["cpu_us_per_token"])
+
+
+COLUMNS = {
+    "single": _cost("1 x 2,000 tokens, no delay"),
+    "burst": _cost("50 x 200, no delay"),
+    "crowd": _cost("100 sessions at 50 tokens/s"),
+    "capacity": Column("sessions a core keeps up with", lambda row: row["sessions"]),
+    "idle": Column("KiB per idle connection", lambda row: row["bytes_per_connection"] / 1024, "{:.1f}"),
 }
+#: What is told of a row that is not about tokens.
+SHOWN = ("sessions", "bytes_per_connection", "connect_ms", "ages", "growth", "seconds", "ratio")
 
 
 def line(row: dict[str, Any]) -> str:
-    """What one run saw, for who watches."""
-    text = f"  {row['scenario']} {row['server']}: {row['cpu_us_per_token']} us a token, "
-    text += f"server {row['server_busy']:.0%} busy, added p99 {row['delay_ms']['p99']} ms, "
-    return "; ".join([text + f"first token p99 {row['first_ms']['p99']} ms", *row["notes"]])
+    """What one row says, for who watches."""
+    if "cpu_us_per_token" in row:
+        told = (
+            f"{row['cpu_us_per_token']} us a token, server {row['server_busy']:.0%} busy, load {row['load_busy']:.0%}, "
+        )
+        told += f"added p99 {row['delay_ms']['p99']} ms, first token p99 {row['first_ms']['p99']} ms"
+    else:
+        told = ", ".join(f"{name} {row[name]}" for name in SHOWN if name in row)
+    return "; ".join([f"  {row['scenario']} {row['server']}: {told}", *row["notes"]])
 
 
-def medians(rows: list[dict[str, Any]]) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """By scenario and server: median, least and most of the microseconds a token."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        found.setdefault(row["scenario"], {}).setdefault(row["server"], []).append(row["cpu_us_per_token"])
-    return {
-        scenario: {name: (statistics.median(all_), min(all_), max(all_)) for name, all_ in servers.items()}
-        for scenario, servers in found.items()
-    }
+def figures(rows: Rows, scenario: str, server: str) -> list[float]:
+    """What the rounds have found."""
+    return [COLUMNS[scenario].figure(row) for row in rows if (row["scenario"], row["server"]) == (scenario, server)]
 
 
-def table(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
-    """Server CPU per token, in Markdown: the median, in how many times threadwire's, and the spread."""
-    found = medians(rows)
-    servers = list(dict.fromkeys(row["server"] for row in rows))
-    lines = [
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['time']}, {machine['commit']}",
-        ", ".join(f"{name} {version}" for name, version in machine["versions"].items()),
-        "",
-        "| us of server CPU per token | " + " | ".join(HEADS[scenario] for scenario in found) + " |",
-        "|---|" + "---|" * len(found),
-    ]
-    for name in servers:
-        cells = [_cell(each.get(name), each.get("threadwire")) for each in found.values()]
-        lines.append(f"| {CONTENDERS[name].title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def head(machine: dict[str, Any]) -> list[str]:
+    """Where it was found."""
+    where = (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_mib'] / 1024:.0f} GiB, Linux {machine['kernel']}"
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return [f"{where}; {machine['time']}, commit {machine['commit']}", versions]
 
 
-def _cell(mine: tuple[float, float, float] | None, ours: tuple[float, float, float] | None) -> str:
-    if mine is None:
-        return "-"
-    median, least, most = mine
-    times = f" ({median / ours[0]:.2f} x)" if ours else ""
-    return f"{median:.0f}{times} [{least:.0f}-{most:.0f}]"
+def table(rows: Rows) -> list[str]:
+    """In Markdown: the median, in how many times threadwire's, least and most of the rounds."""
+    found = {name: column for name, column in COLUMNS.items() if any(row["scenario"] == name for row in rows)}
+    lines = ["| | " + " | ".join(column.head for column in found.values()) + " |", "|---|" + "---|" * len(found)]
+    for server in dict.fromkeys(row["server"] for row in rows):
+        cells = [_cell(rows, name, server) for name in found]
+        lines.append(f"| {CONTENDERS[server].title} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _cell(rows: Rows, scenario: str, server: str) -> str:
+    mine, ours = figures(rows, scenario, server), figures(rows, scenario, "threadwire")
+    if not mine:
+        return ""
+    median = statistics.median(mine)
+    cell = COLUMNS[scenario].written.format(median)
+    if ours and statistics.median(ours):
+        cell += f" ({median / statistics.median(ours):.2f} x)"
+    return cell + (f" [{min(mine):.0f}..{max(mine):.0f}]" if len(mine) > 1 else "")
+
+
+def notes(rows: Rows) -> list[str]:
+    """What else may have been the limit of a figure."""
+    found = [f"- {row['scenario']}, {row['server']}: {'; '.join(row['notes'])}" for row in rows if row["notes"]]
+    return ["Not to be trusted without a second look:", *found] if found else []

@@ -1,4 +1,4 @@
-"""What is measured. A scenario takes a running server and gives one figure's row, as it goes into the results."""
+"""What is measured on a server that runs. Each scenario gives a row, as it goes into the results."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from typing import Any
 import aiohttp
 
 from benchmarks.contenders import Contender, Process
-from benchmarks.dialects import summary
+from benchmarks.dialects import Turn, summary
 from benchmarks.load import Crowd, Seen
 from benchmarks.machine import Moment
+
+Row = dict[str, Any]
 
 #: Tokens per second of a session, and tokens of its turns: four seconds, an answer of some sentences.
 RATE, TOKENS = 50, 200
 RAMP = TOKENS / RATE
-#: A token that comes later than this, in one of a hundred cases, is one that a person sees come late.
+#: What is measured, after the ramp.
+WINDOW = 4.0
+#: Where one token in a hundred comes later than this, a person sees the text stutter.
 SMOOTH_MS = 100.0
+LEVELS = (10, 25, 50, 75, 100, 150, 200, 300, 400, 600, 800, 1000, 1500)
 TURN_SECONDS = 180.0
 
 
@@ -41,15 +46,15 @@ class Field:
             while (await self.told("stats"))["open"]:  # noqa: ASYNC110 -- it is in another process
                 await asyncio.sleep(0.1)
 
-    async def turn(self, thread: str, content: str) -> str:
-        """One turn on a connection of its own; the text that came."""
+    async def turn(self, thread: str, content: str) -> Turn:
+        """One turn on a connection of its own."""
         session = self.contender.dialect()
         await session.open(self.server.url, thread)
         async with asyncio.timeout(TURN_SECONDS):
             turn = await session.ask(content)
             await turn.over
         session.close()
-        return turn.text
+        return turn
 
 
 async def check(field: Field) -> None:
@@ -59,7 +64,7 @@ async def check(field: Field) -> None:
         AssertionError: it does not.
     """
     thread = str(uuid.uuid4())
-    heard = await field.turn(thread, "tokens=50 rate=0")
+    heard = (await field.turn(thread, "tokens=50 rate=0")).text
     said = (await field.told("last"))["said"]
     assert heard == said, f"{field.contender.name} delivered {heard[:100]!r} where {said[:100]!r} was said"
     await field.server.stop()
@@ -75,38 +80,66 @@ async def warm(field: Field) -> None:
         await field.turn(str(uuid.uuid4()), "tokens=50 rate=0")
 
 
-async def _burst(field: Field, sessions: int, tokens: int) -> dict[str, Any]:
+async def single(field: Field) -> Row:
+    """One session, 2,000 tokens, no delay."""
+    return await _burst(field, 1, 2000)
+
+
+async def burst(field: Field) -> Row:
+    """50 sessions at once, 200 tokens each, no delay."""
+    return await _burst(field, 50, 200)
+
+
+async def _burst(field: Field, sessions: int, tokens: int) -> Row:
     crowd = Crowd(field.contender.dialect, field.server.url)
     await crowd.open(sessions)
     async with asyncio.timeout(TURN_SECONDS):
         seen = await crowd.burst(field.counters, f"tokens={tokens} rate=0")
     crowd.close()
     assert seen.tokens == sessions * tokens, f"{field.contender.name}: {seen.tokens} of {sessions * tokens} tokens"
+    # There is always more to send: the server is the limit, or else the core of the load is full.
     return _row(seen, kept_up=False)
 
 
-async def single(field: Field) -> dict[str, Any]:
-    """1 session, 2,000 tokens, no delay."""
-    return await _burst(field, 1, 2000)
+async def crowd(field: Field) -> Row:
+    """100 sessions at 50 tokens/s, a turn of 200 tokens after the other."""
+    return await stream(field, 100)
 
 
-async def burst(field: Field) -> dict[str, Any]:
-    """50 sessions, 200 tokens, no delay."""
-    return await _burst(field, 50, 200)
+async def two_hundred(field: Field) -> Row:
+    """200 such sessions."""
+    return await stream(field, 200)
 
 
-async def stream(field: Field, sessions: int, window: float) -> dict[str, Any]:
-    """Sessions with a turn of 200 tokens after the other, at 50 tokens/s."""
+async def stream(field: Field, sessions: int) -> Row:
+    """So many sessions at 50 tokens/s; the row also says whether the server kept up (``smooth``)."""
     crowd = Crowd(field.contender.dialect, field.server.url)
     await crowd.open(sessions)
-    seen = await crowd.stream(field.counters, f"tokens={TOKENS} rate={RATE}", RAMP, window)
+    seen = await crowd.stream(field.counters, f"tokens={TOKENS} rate={RATE}", RAMP, WINDOW)
     await field.settle()
-    wanted = sessions * RATE * window
-    row = _row(seen, kept_up=seen.tokens > 0.9 * wanted) | {"sessions": sessions, "tokens_wanted": int(wanted)}
-    return row | {"smooth": (row["delay_ms"]["p99"] or SMOOTH_MS) < SMOOTH_MS and not seen.problems}
+    wanted = sessions * RATE * WINDOW
+    row = _row(seen, kept_up=seen.tokens > 0.95 * wanted) | {"sessions": sessions, "tokens_wanted": int(wanted)}
+    late = row["delay_ms"]["p99"]
+    return row | {"smooth": bool(late and late < SMOOTH_MS and seen.tokens > 0.95 * wanted and not seen.problems)}
 
 
-def _row(seen: Seen, *, kept_up: bool) -> dict[str, Any]:
+async def capacity(field: Field, guess: int = 100) -> Row:
+    """The most of ``LEVELS`` sessions at which the server keeps up, sought from a guess on, up or down."""
+    probes: dict[int, Row] = {}
+    at = max((index for index, level in enumerate(LEVELS) if level <= guess), default=0)
+    while LEVELS[at] not in probes:
+        probe = probes[LEVELS[at]] = await stream(field, LEVELS[at])
+        at = min(at + 1, len(LEVELS) - 1) if probe["smooth"] else max(at - 1, 0)
+    best = max((level for level, probe in probes.items() if probe["smooth"]), default=0)
+    failed = [probe for level, probe in probes.items() if level > best]
+    return {
+        "sessions": best,
+        "probes": list(probes.values()),
+        "notes": [f"at {probe['sessions']} sessions {note}" for probe in failed for note in probe["notes"]],
+    }
+
+
+def _row(seen: Seen, *, kept_up: bool) -> Row:
     spent, notes = seen.spent, seen.spent.notes(kept_up)
     if seen.problems:
         notes.append(f"{len(seen.problems)} sessions failed: {seen.problems[0]}")

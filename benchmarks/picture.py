@@ -1,0 +1,5 @@
+"""placeholder"""
+
+
+def draw() -> None:
+    pass
