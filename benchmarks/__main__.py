@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks import alone, goals, picture, report, scenarios
 from benchmarks.contenders import CONTENDERS, Process, provider, server
+from benchmarks.dialects import WebSocketDialect
 from benchmarks.machine import LOAD_CORE, description, pin
 from benchmarks.scenarios import Field, Row
 
@@ -31,7 +32,9 @@ SUITES = {
     "peers": ["threadwire", "aiohttp", "langgraph", "langgraph_ws", "chainlit", "ag_ui", "floor"],
 }
 OURS = ["threadwire"]
-ONLY = {"two_hundred": ["threadwire", "floor"], "age": OURS, "start": OURS}
+#: Between two turns, only a WebSocket is an idle connection.
+CONNECTED = [each.name for each in CONTENDERS.values() if issubclass(each.dialect, WebSocketDialect)]
+ONLY = {"idle": CONNECTED, "two_hundred": ["threadwire", "floor"], "age": OURS, "start": OURS}
 #: ``server.max_connections`` is as large by default; how many the others must hold to be compared.
 CONNECTIONS = {"threadwire": 10_000, "floor": 10_000}
 FEWER_CONNECTIONS = 2000

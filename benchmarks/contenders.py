@@ -18,8 +18,10 @@ from typing import IO
 
 from benchmarks.dialects import Dialect, ThreadwireDialect, TutorialDialect
 from benchmarks.machine import LOAD_CORE, SERVER_CORE, pin
+from benchmarks.peers import AgUiDialect, ChainlitDialect, LangGraphDialect, LangGraphSocketDialect
 
 ROOT = Path(__file__).parent.parent
+SERVERS = Path(__file__).parent / "servers"
 #: A machine under load takes its time to import LangChain.
 START_SECONDS = 120.0
 #: After that a server that was asked to stop is killed.
@@ -34,6 +36,7 @@ class Contender:
         command: Its command line on a port, behind the Python of its environment.
         environment: More of it than where the provider is.
         folder: Below ``build/``, the environment it is installed in; empty: threadwire's own.
+        client_remembers: Its clients send the whole conversation, so that only its database can tell what it has.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Contender:
     command: Callable[[int], Sequence[str]]
     environment: dict[str, str] = field(default_factory=dict)
     folder: str = ""
+    client_remembers: bool = False
 
     @property
     def python(self) -> str:
@@ -60,6 +64,17 @@ def _threadwire(port: int) -> Sequence[str]:
     return ["-m", "threadwire", "serve", "--port", str(port)]
 
 
+def _langgraph(port: int) -> Sequence[str]:
+    # By default ten runs go at a time, and the others wait.
+    arguments = ["--no-browser", "--no-reload", "--n-jobs-per-worker", "1000", "--server-log-level", "warning"]
+    config = str(SERVERS / "langgraph.json")
+    return ["-m", "langgraph_cli", "dev", "--port", str(port), "--config", config, *arguments]
+
+
+def _chainlit(port: int) -> Sequence[str]:
+    return ["-m", "chainlit", "run", str(SERVERS / "chainlit_app.py"), "--headless", "--port", str(port)]
+
+
 OURS = {"THREADWIRE_MODEL__NAME": "openai:gpt-4o-mini"}
 CONTENDERS = {
     each.name: each
@@ -75,6 +90,14 @@ CONTENDERS = {
         Contender("aiohttp", "tutorial, aiohttp", TutorialDialect, _module("tutorial_aiohttp")),
         Contender("fastapi", "tutorial, FastAPI", TutorialDialect, _module("tutorial_fastapi")),
         Contender("floor", "bare aiohttp relay, no LangChain", TutorialDialect, _module("floor")),
+        Contender("langgraph", "langgraph dev, SSE", LangGraphDialect, _langgraph, folder="bench-langgraph"),
+        Contender(
+            "langgraph_ws", "langgraph dev, WebSocket", LangGraphSocketDialect, _langgraph, folder="bench-langgraph"
+        ),
+        Contender("chainlit", "Chainlit", ChainlitDialect, _chainlit, folder="bench-chainlit"),
+        Contender(
+            "ag_ui", "AG-UI, FastAPI", AgUiDialect, _module("ag_ui"), folder="bench-ag_ui", client_remembers=True
+        ),
     )
 }
 
@@ -99,6 +122,10 @@ class Process:
     @property
     def output(self) -> str:
         return (Path(self.folder) / "output.txt").read_text(errors="replace")
+
+    def bytes_of(self, pattern: str) -> bytes:
+        """What its files hold."""
+        return b"".join(path.read_bytes() for path in Path(self.folder).glob(pattern))
 
     def launch(self) -> None:
         """Start it."""

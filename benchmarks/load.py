@@ -55,6 +55,27 @@ class Crowd:
         delays = [delay for turn in turns for delay in turn.delays]
         return Seen(spent, len(delays), delays, [turn.first for turn in turns])
 
+    async def work(self, counters: Callable[[], Moment], content: str, ramp: float, turns: int) -> Seen:
+        """So many turns each, begun spread over ``ramp`` seconds; what is measured is from the first to the last end.
+
+        So also who does not keep up has done all of the work that is counted.
+        """
+
+        async def talk(session: Dialect, wait: float) -> list[Turn]:
+            await asyncio.sleep(wait)
+            done = []
+            for _ in range(turns):
+                done.append(await session.ask(content))
+                await done[-1].over
+            return done
+
+        before, count = counters(), len(self.sessions)
+        talks = [talk(session, ramp * number / count) for number, session in enumerate(self.sessions)]
+        done = [turn for each in await asyncio.gather(*talks) for turn in each]
+        spent = counters().since(before)
+        delays = [delay for turn in done for delay in turn.delays]
+        return Seen(spent, len(delays), delays, [turn.first for turn in done])
+
     async def stream(self, counters: Callable[[], Moment], content: str, ramp: float, window: float) -> Seen:
         """Turn after turn each, begun spread over ``ramp`` seconds; what is measured is the ``window`` after that.
 

@@ -102,9 +102,10 @@ class Spent:
             found.append(f"neighbours took {share:.0%} of the server's core")
         if (share := self.neighbours_of_load / self.seconds) > 0.1:
             found.append(f"neighbours took {share:.0%} of the load's core")
-        busy = (self.load + self.neighbours_of_load) / self.seconds
-        if busy > 0.9 and not kept_up:
-            found.append(f"the load's core was {busy:.0%} busy: the generator may have been the limit")
+        if (share := self.load / self.seconds) > 0.85:
+            found.append(f"the generator was the limit: with the provider it took {share:.0%} of its core")
+        elif not kept_up and (share := (self.load + self.neighbours_of_load) / self.seconds) > 0.95:
+            found.append(f"the load's core was {share:.0%} busy")
         return found
 
 

@@ -55,11 +55,9 @@ def figures(rows: Rows, scenario: str, server: str) -> list[float]:
 
 def head(machine: dict[str, Any]) -> list[str]:
     """Where it was found."""
-    where = (
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_mib'] / 1024:.0f} GiB, Linux {machine['kernel']}"
-    )
+    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_mib'] / 1024:.0f} GiB"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return [f"{where}; {machine['time']}, commit {machine['commit']}", versions]
+    return [f"{where}, Linux {machine['kernel']}; {machine['time']}, commit {machine['commit']}", versions]
 
 
 def table(rows: Rows) -> list[str]:
