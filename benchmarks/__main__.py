@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import alone, goals, picture, report, scenarios
 from benchmarks.contenders import CONTENDERS, Process, provider, server
 from benchmarks.dialects import WebSocketDialect
-from benchmarks.machine import LOAD_CORE, description, pin
+from benchmarks.machine import LOAD_CORE, SERVER_CORE, description, pin, versions
 from benchmarks.scenarios import Field, Row
 
 RESULTS = Path(__file__).parent / "results"
@@ -48,11 +48,11 @@ class Run:
         self.rows: list[Row] = []
         self.fields: list[Field] = []
 
-    async def start(self, servers: list[str], stack: AsyncExitStack) -> None:
+    async def start(self, servers: list[str], stack: AsyncExitStack, core: int | None) -> None:
         """Start the servers, and leave out who does not deliver or remember."""
         for name in servers:
             contender = CONTENDERS[name]
-            running = server(contender, self.provider.url)
+            running = server(contender, self.provider.url, core=core)
             stack.push_async_callback(running.discard)
             field = Field(contender, running, self.provider, os.getpid())
             try:
@@ -103,13 +103,17 @@ class Run:
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
-        asked = provider()
+        # A round less than one is only to see whether all of them work, beside whatever else goes on.
+        cores = (SERVER_CORE, LOAD_CORE) if options.rounds else (None, None)
+        asked = provider(cores[1])
         stack.push_async_callback(asked.discard)
         await asked.start()
         this = Run(options.scenarios or [*ROUNDS, *ONCE], asked)
-        await this.start(options.servers or SUITES[options.suite], stack)
-        await this.compare(options.rounds)
-        return {"suite": options.suite, "machine": description(), "rows": this.rows}
+        await this.start(options.servers or SUITES[options.suite], stack, cores[0])
+        if options.rounds:
+            await this.compare(options.rounds)
+        peers = {field.contender.name: versions(field.contender.site) for field in this.fields if field.contender.site}
+        return {"suite": options.suite, "machine": description(), "peers": peers, "rows": this.rows}
 
 
 def main() -> None:
@@ -120,7 +124,7 @@ def main() -> None:
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(known))
     parser.add_argument("--servers", nargs="+", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
     parser.add_argument("--peers", dest="suite", action="store_const", const="peers", default="bench")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="0: only see that every server works (default: 3)")
     parser.add_argument("--save", type=Path, help="where the results go if not all was run")
     options = parser.parse_args()
     if unknown := set(options.scenarios) - set(known):
@@ -128,13 +132,14 @@ def main() -> None:
     # Ten thousand connections are as many files, here and in the servers.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    pin(LOAD_CORE)
+    if options.rounds:
+        pin(LOAD_CORE)
     try:
         from uvloop import run as run_loop
     except ImportError:
         from asyncio import run as run_loop
     results = run_loop(run(options))
-    whole = not options.scenarios and not options.servers
+    whole = options.rounds and not options.scenarios and not options.servers
     path = options.save or (RESULTS / f"{options.suite}.json" if whole else None)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -52,8 +52,9 @@ class Contender:
         return str(ROOT / "build" / self.folder / "bin" / "python") if self.folder else sys.executable
 
     @property
-    def installed(self) -> bool:
-        return Path(self.python).exists()
+    def site(self) -> Path | None:
+        """Where its packages are, if not where threadwire's are."""
+        return next((ROOT / "build" / self.folder).glob("lib/python*/site-packages"), None) if self.folder else None
 
 
 def _module(name: str) -> Callable[[int], Sequence[str]]:
@@ -89,7 +90,7 @@ CONTENDERS = {
         ),
         Contender("aiohttp", "tutorial, aiohttp", TutorialDialect, _module("tutorial_aiohttp")),
         Contender("fastapi", "tutorial, FastAPI", TutorialDialect, _module("tutorial_fastapi")),
-        Contender("floor", "bare aiohttp relay, no LangChain", TutorialDialect, _module("floor")),
+        Contender("floor", "bare relay, no LangChain", TutorialDialect, _module("floor")),
         Contender("langgraph", "langgraph dev, SSE", LangGraphDialect, _langgraph, folder="bench-langgraph"),
         Contender(
             "langgraph_ws", "langgraph dev, WebSocket", LangGraphSocketDialect, _langgraph, folder="bench-langgraph"
@@ -103,9 +104,9 @@ CONTENDERS = {
 
 
 class Process:
-    """A process of the benchmark, in a folder of its own that goes with it, pinned to a core."""
+    """A process of the benchmark, in a folder of its own that goes with it, pinned to a core if one is given."""
 
-    def __init__(self, arguments: Sequence[str], core: int, environment: dict[str, str], port: int) -> None:
+    def __init__(self, arguments: Sequence[str], core: int | None, environment: dict[str, str], port: int) -> None:
         self.arguments, self.core, self.port = list(arguments), core, port
         self.url = f"http://127.0.0.1:{port}"
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("THREADWIRE_", "OPENAI_"))}
@@ -137,8 +138,12 @@ class Process:
             stdout=self._output,
             stderr=self._output,
             start_new_session=True,
-            preexec_fn=lambda: pin(self.core),  # noqa: PLW1509 -- nothing else of this process holds a lock then
+            preexec_fn=self._pin,  # noqa: PLW1509 -- no thread of this process holds a lock that it needs
         )
+
+    def _pin(self) -> None:
+        if self.core is not None:
+            pin(self.core)
 
     async def start(self) -> None:
         """Start it, and wait until it listens."""
@@ -182,12 +187,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def provider() -> Process:
+def provider(core: int | None = LOAD_CORE) -> Process:
     port = free_port()
-    return Process([sys.executable, "-m", "benchmarks.provider", str(port)], LOAD_CORE, {}, port)
+    return Process([sys.executable, "-m", "benchmarks.provider", str(port)], core, {}, port)
 
 
-def server(contender: Contender, provider_url: str, more: dict[str, str] | None = None) -> Process:
+def server(
+    contender: Contender, provider_url: str, more: dict[str, str] | None = None, core: int | None = SERVER_CORE
+) -> Process:
     base = f"{provider_url}/v1"
     environment = {
         "OPENAI_API_KEY": "sk-benchmark",
@@ -199,4 +206,4 @@ def server(contender: Contender, provider_url: str, more: dict[str, str] | None 
         environment["THREADWIRE_MODEL__BASE_URL"] = base
     port = free_port()
     environment |= contender.environment | (more or {})
-    return Process([contender.python, *contender.command(port)], SERVER_CORE, environment, port)
+    return Process([contender.python, *contender.command(port)], core, environment, port)

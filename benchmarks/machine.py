@@ -18,7 +18,20 @@ CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, LOAD_CORE = CORES[0], CORES[-1]
 #: As ``nice`` counts. Of all that is measured alike; it takes a privilege.
 PRIORITY = -10
-PACKAGES = ("threadwire", "aiohttp", "fastapi", "langchain-core", "langchain-openai", "langgraph", "openai", "uvloop")
+PACKAGES = (
+    "threadwire",
+    "ag-ui-langgraph",
+    "aiohttp",
+    "chainlit",
+    "fastapi",
+    "langchain-core",
+    "langchain-openai",
+    "langgraph",
+    "langgraph-api",
+    "openai",
+    "uvicorn",
+    "uvloop",
+)
 
 
 def pin(core: int) -> None:
@@ -109,14 +122,11 @@ class Spent:
         return found
 
 
-def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def versions(site: Path | None = None) -> dict[str, str]:
+    """Of what matters, in an environment's folder of packages; this one's where none is given."""
+    where = {"path": [str(site)]} if site else {}
+    found = {each.name.lower(): each.version for each in importlib.metadata.distributions(**where)}
+    return {"python": platform.python_version()} | {name: found[name] for name in PACKAGES if name in found}
 
 
 def description() -> dict[str, Any]:
