@@ -7,7 +7,6 @@ what others have built, each in an environment of its own (``make bench-peers`` 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import sys
@@ -15,15 +14,19 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks import alone, goals, picture, report, scenarios
+from benchmarks import alone, publish, report, scenarios
 from benchmarks.contenders import CONTENDERS, Process, provider, server
 from benchmarks.dialects import WebSocketDialect
 from benchmarks.machine import LOAD_CORE, SERVER_CORE, description, pin, versions
 from benchmarks.scenarios import Field, Row
 
-RESULTS = Path(__file__).parent / "results"
 #: In each round on each server, in turn.
-ROUNDS = {"single": scenarios.single, "burst": scenarios.burst, "crowd": scenarios.crowd}
+ROUNDS = {
+    "single": scenarios.single,
+    "burst": scenarios.burst,
+    "turn": scenarios.turn,
+    "crowd": scenarios.crowd,
+}
 #: Once on each server after the rounds.
 ONCE = ("two_hundred", "capacity", "idle", "age", "start")
 #: Who is in which suite, and what is asked of whom; of all where nothing is said.
@@ -140,15 +143,12 @@ def main() -> None:
         from asyncio import run as run_loop
     results = run_loop(run(options))
     whole = options.rounds and not options.scenarios and not options.servers
-    path = options.save or (RESULTS / f"{options.suite}.json" if whole else None)
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=1) + "\n")
-        if whole:
-            picture.draw()
-    rows = results["rows"]
-    parts = (report.head(results["machine"]), report.table(rows), goals.table(rows), report.notes(rows))
-    print("\n\n".join("\n".join(part) for part in parts if part))
+    if whole:
+        publish.save(results, publish.RESULTS / f"{options.suite}.json")
+        publish.publish()
+    elif options.save:
+        publish.save(results, options.save)
+    print(publish.text(results))
 
 
 if __name__ == "__main__":

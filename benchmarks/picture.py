@@ -1,11 +1,7 @@
-"""The README's picture of a run: two rows of bars, as SVG, for a light and a dark page.
-
-python -m benchmarks.picture      # draws it again from the results that are there
-"""
+"""The README's picture of a run: two rows of bars, as SVG, for a light and a dark page."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +11,6 @@ from xml.sax.saxutils import escape
 
 from benchmarks.contenders import CONTENDERS
 from benchmarks.report import COLUMNS, figures
-
-ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results"
-IMAGES = ROOT / "docs" / "images"
 
 WIDTH, NAMES, GAP, FIGURES, ROW, BAR, TOP = 900, 192, 36, 98, 29, 16, 60
 
@@ -58,14 +50,10 @@ $body
 """)
 
 
-def draw() -> None:
-    """Draw what others have built if that was measured, else the tutorial's servers."""
-    found = next((path for path in (RESULTS / "peers.json", RESULTS / "bench.json") if path.exists()), None)
-    if found is None:
-        raise SystemExit("there are no results yet: make bench")
-    results = json.loads(found.read_text())
+def draw(results: dict[str, Any], folder: Path) -> None:
+    """Draw a run, once for each theme."""
     for name, theme in THEMES.items():
-        (IMAGES / f"performance-{name}.svg").write_text(svg(results, theme))
+        (folder / f"performance-{name}.svg").write_text(svg(results, theme), encoding="utf-8")
 
 
 def svg(results: dict[str, Any], theme: Theme) -> str:
@@ -126,7 +114,3 @@ def _middle(number: int) -> float:
 
 def _text(x: float, y: float, text: str, kind: str, more: str = "") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" {more}>{escape(text)}</text>'
-
-
-if __name__ == "__main__":
-    draw()

@@ -28,6 +28,7 @@ def _cost(head: str) -> Column:
 COLUMNS = {
     "single": _cost("1 x 2,000 tokens, no delay"),
     "burst": _cost("50 x 200, no delay"),
+    "turn": Column("a turn of 1 token: ms of CPU", lambda row: row["cpu_us_per_token"] / 1000, "{:.1f}"),
     "crowd": _cost("100 sessions at 50 tokens/s"),
     "capacity": Column("sessions a core keeps up with", lambda row: row["sessions"]),
     "idle": Column("KiB per idle connection", lambda row: row["bytes_per_connection"] / 1024, "{:.1f}"),
@@ -53,11 +54,16 @@ def figures(rows: Rows, scenario: str, server: str) -> list[float]:
     return [COLUMNS[scenario].figure(row) for row in rows if (row["scenario"], row["server"]) == (scenario, server)]
 
 
-def head(machine: dict[str, Any]) -> list[str]:
-    """Where it was found."""
+def head(machine: dict[str, Any], peers: dict[str, dict[str, str]]) -> list[str]:
+    """Where it was found, and with which versions."""
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_mib'] / 1024:.0f} GiB"
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return [f"{where}, Linux {machine['kernel']}; {machine['time']}, commit {machine['commit']}", versions]
+    versions = _versions(machine["versions"])
+    others = [f"{CONTENDERS[name].title}: {_versions(found)}." for name, found in peers.items()]
+    return [f"{where}, Linux {machine['kernel']}; {machine['time']}, commit {machine['commit']}. {versions}.", *others]
+
+
+def _versions(found: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in found.items())
 
 
 def table(rows: Rows) -> list[str]:
@@ -75,10 +81,11 @@ def _cell(rows: Rows, scenario: str, server: str) -> str:
     if not mine:
         return ""
     median = statistics.median(mine)
-    cell = COLUMNS[scenario].written.format(median)
+    write = COLUMNS[scenario].written.format
+    cell = write(median)
     if ours and statistics.median(ours):
         cell += f" ({median / statistics.median(ours):.2f} x)"
-    return cell + (f" [{min(mine):.0f}..{max(mine):.0f}]" if len(mine) > 1 else "")
+    return cell + (f" [{write(min(mine))}..{write(max(mine))}]" if len(mine) > 1 else "")
 
 
 def notes(rows: Rows) -> list[str]:

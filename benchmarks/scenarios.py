@@ -103,6 +103,16 @@ async def _burst(field: Field, sessions: int, tokens: int) -> Row:
     return _row(seen, kept_up=False)
 
 
+async def turn(field: Field) -> Row:
+    """What a turn takes beside its tokens: 20 sessions, ten turns of one token each."""
+    crowd = Crowd(field.contender.dialect, field.server.url)
+    await crowd.open(20)
+    async with asyncio.timeout(TURN_SECONDS):
+        seen = await crowd.work(field.counters, "tokens=1 rate=0", 0.0, 10)
+    crowd.close()
+    return _row(seen, kept_up=False)
+
+
 async def crowd(field: Field) -> Row:
     """100 sessions at 50 tokens/s, two turns of 200 tokens each."""
     crowd = Crowd(field.contender.dialect, field.server.url)
