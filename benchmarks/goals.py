@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.contenders import CONTENDERS
-from benchmarks.report import Rows, figures
+from benchmarks.report import Rows, figures, found
 
 TUTORIAL = "the tutorial aiohttp server's"
 
 
 def table(rows: Rows) -> list[str]:
     """In Markdown; only what the run has measured."""
-    found = [(text, value, at_most) for text, value, at_most in _goals(rows) if value is not None]
+    measured = [(text, value, at_most) for text, value, at_most in _goals(rows) if value is not None]
     lines = [
         f"| {text} | {value:.3g} | {'reached' if value <= at_most else '**not reached**'} |"
-        for text, value, at_most in found
+        for text, value, at_most in measured
     ]
     return ["| goal | found | |", "|---|---|---|", *lines] if lines else []
 
@@ -48,10 +48,9 @@ def _goals(rows: Rows) -> Iterator[tuple[str, float | None, float]]:
 
 def _ours(rows: Rows, scenario: str, *path: str) -> Any:
     """A figure of threadwire's own row; None where there is none."""
-    for row in rows:
-        if (row["scenario"], row["server"]) == (scenario, "threadwire"):
-            found: Any = row
-            for name in path:
-                found = found[name]
-            return found
+    for row in found(rows, scenario, "threadwire"):
+        value: Any = row
+        for name in path:
+            value = value[name]
+        return value
     return None

@@ -49,9 +49,14 @@ def line(row: dict[str, Any]) -> str:
     return "; ".join([f"  {row['scenario']} {row['server']}: {told}", *row["notes"]])
 
 
+def found(rows: Rows, scenario: str, server: str) -> Rows:
+    """The rows of a scenario on a server that could be had."""
+    return [row for row in rows if (row["scenario"], row["server"]) == (scenario, server) and "failed" not in row]
+
+
 def figures(rows: Rows, scenario: str, server: str) -> list[float]:
     """What the rounds have found."""
-    return [COLUMNS[scenario].figure(row) for row in rows if (row["scenario"], row["server"]) == (scenario, server)]
+    return [COLUMNS[scenario].figure(row) for row in found(rows, scenario, server)]
 
 
 def head(machine: dict[str, Any], peers: dict[str, dict[str, str]]) -> list[str]:
@@ -68,10 +73,10 @@ def _versions(found: dict[str, str]) -> str:
 
 def table(rows: Rows) -> list[str]:
     """In Markdown: the median, in how many times threadwire's, least and most of the rounds."""
-    found = {name: column for name, column in COLUMNS.items() if any(row["scenario"] == name for row in rows)}
-    lines = ["| | " + " | ".join(column.head for column in found.values()) + " |", "|---|" + "---|" * len(found)]
+    columns = {name: column for name, column in COLUMNS.items() if any(row["scenario"] == name for row in rows)}
+    lines = ["| | " + " | ".join(column.head for column in columns.values()) + " |", "|---|" + "---|" * len(columns)]
     for server in dict.fromkeys(row["server"] for row in rows):
-        cells = [_cell(rows, name, server) for name in found]
+        cells = [_cell(rows, name, server) for name in columns]
         lines.append(f"| {CONTENDERS[server].title} | " + " | ".join(cells) + " |")
     return lines
 
@@ -90,5 +95,5 @@ def _cell(rows: Rows, scenario: str, server: str) -> str:
 
 def notes(rows: Rows) -> list[str]:
     """What else may have been the limit of a figure."""
-    found = [f"- {row['scenario']}, {row['server']}: {'; '.join(row['notes'])}" for row in rows if row["notes"]]
-    return ["Not to be trusted without a second look:", *found] if found else []
+    told = [f"- {row['scenario']}, {row['server']}: {'; '.join(row['notes'])}" for row in rows if row["notes"]]
+    return ["Not to be trusted without a second look:", *told] if told else []
