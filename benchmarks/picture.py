@@ -92,7 +92,7 @@ def _panel(left: int, width: int, scenario: str, values: dict[str, float]) -> st
         length = max(2.0, (width - FIGURES) * value / most)
         top = TOP + number * ROW + (ROW - BAR) / 2
         parts.append(f'<rect class="{_kind(name)}" x="{left}" y="{top}" width="{length:.1f}" height="{BAR}" rx="3"/>')
-        figure = COLUMNS[scenario].written.format(value)
+        figure = COLUMNS[scenario].write(value)
         kind = f"figure {_kind(name)}"
         parts.append(_text(left + length + 8, _middle(number), figure, kind))
         if scenario == "crowd" and ours and name != "threadwire":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.contenders import CONTENDERS
+from benchmarks.scenarios import LEVELS
 
 Rows = list[dict[str, Any]]
 
@@ -18,7 +19,7 @@ class Column:
 
     head: str
     figure: Callable[[dict[str, Any]], float]
-    written: str = "{:.0f}"
+    write: Callable[[float], str] = "{:.0f}".format
 
 
 def _cost(head: str) -> Column:
@@ -28,10 +29,14 @@ def _cost(head: str) -> Column:
 COLUMNS = {
     "single": _cost("1 x 2,000 tokens, no delay"),
     "burst": _cost("50 x 200, no delay"),
-    "turn": Column("a turn of 1 token: ms of CPU", lambda row: row["cpu_us_per_token"] / 1000, "{:.1f}"),
+    "turn": Column("a turn of 1 token: ms of CPU", lambda row: row["cpu_us_per_token"] / 1000, "{:.1f}".format),
     "crowd": _cost("100 sessions at 50 tokens/s"),
-    "capacity": Column("sessions a core keeps up with", lambda row: row["sessions"]),
-    "idle": Column("KiB per idle connection", lambda row: row["bytes_per_connection"] / 1024, "{:.1f}"),
+    "capacity": Column(
+        "sessions a core keeps up with",
+        lambda row: row["sessions"],
+        lambda value: f"{value:.0f}" if value else f"under {LEVELS[0]}",
+    ),
+    "idle": Column("KiB per idle connection", lambda row: row["bytes_per_connection"] / 1024, "{:.1f}".format),
 }
 #: What is told of a row that is not about tokens.
 SHOWN = ("sessions", "bytes_per_connection", "connect_ms", "ages", "growth", "seconds", "ratio")
@@ -86,7 +91,7 @@ def _cell(rows: Rows, scenario: str, server: str) -> str:
     if not mine:
         return ""
     median = statistics.median(mine)
-    write = COLUMNS[scenario].written.format
+    write = COLUMNS[scenario].write
     cell = write(median)
     if ours and statistics.median(ours):
         cell += f" ({median / statistics.median(ours):.2f} x)"
