@@ -93,7 +93,7 @@ def _cell(rows: Rows, scenario: str, server: str) -> str:
     median = statistics.median(mine)
     write = COLUMNS[scenario].write
     cell = write(median)
-    if ours and statistics.median(ours):
+    if server != "threadwire" and ours and statistics.median(ours):
         cell += f" ({median / statistics.median(ours):.2f} x)"
     return cell + (f" [{write(min(mine))}..{write(max(mine))}]" if len(mine) > 1 else "")
 
