@@ -79,6 +79,8 @@ def _versions(found: dict[str, str]) -> str:
 def table(rows: Rows) -> list[str]:
     """In Markdown: the median, in how many times threadwire's, least and most of the rounds."""
     columns = {name: column for name, column in COLUMNS.items() if any(row["scenario"] == name for row in rows)}
+    if not columns:
+        return []
     lines = ["| | " + " | ".join(column.head for column in columns.values()) + " |", "|---|" + "---|" * len(columns)]
     for server in dict.fromkeys(row["server"] for row in rows):
         cells = [_cell(rows, name, server) for name in columns]
