@@ -15,6 +15,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from benchmarks import alone, publish, report, scenarios
 from benchmarks.contenders import CONTENDERS, Process, provider, server
 from benchmarks.machine import LOAD_CORE, SERVER_CORE, description, pin, versions
@@ -24,6 +26,8 @@ from benchmarks.suites import KNOWN, ROUNDS, SUITES, can
 #: ``server.max_connections`` is as large by default; how many the others must hold to be compared.
 CONNECTIONS = {"threadwire": 10_000, "floor": 10_000}
 FEWER_CONNECTIONS = 2000
+#: What a server may do to who measures it.
+FAULTS = (AssertionError, OSError, RuntimeError, TimeoutError, aiohttp.ClientError)
 
 
 class Run:
@@ -45,7 +49,7 @@ class Run:
                 await running.start()
                 await scenarios.check(field)
                 await scenarios.warm(field)
-            except (AssertionError, OSError, RuntimeError, TimeoutError) as error:
+            except FAULTS as error:
                 print(f"{name} is left out: {error}", file=sys.stderr)
                 await running.stop()
             else:
@@ -70,7 +74,7 @@ class Run:
         found: Row = {"scenario": scenario, "server": field.contender.name, "round": number}
         try:
             found |= await row
-        except (AssertionError, OSError, RuntimeError, TimeoutError) as error:
+        except FAULTS as error:
             found |= {"failed": repr(error), "notes": [f"failed: {error!r}"]}
         self.rows.append(found)
         print(report.line(found), file=sys.stderr)

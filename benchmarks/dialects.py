@@ -34,7 +34,9 @@ class Turn:
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def hear(self, text: str) -> None:
-        """Take a piece of the answer: whole tokens, as many as there are."""
+        """Take a piece of the answer: whole tokens, as many as there are; some servers begin with none."""
+        if not text:
+            return
         now = time.monotonic_ns() // 1000 % WRAP
         if not self.first:
             self.first = time.monotonic() - self.asked

@@ -46,15 +46,6 @@ class Crowd:
             session.close()
         self.sessions.clear()
 
-    async def burst(self, counters: Callable[[], Moment], content: str) -> Seen:
-        """One turn each, all asked for at once; what is measured is from the asking to the last end."""
-        before = counters()
-        turns = [await session.ask(content) for session in self.sessions]
-        await asyncio.gather(*(turn.over for turn in turns))
-        spent = counters().since(before)
-        delays = [delay for turn in turns for delay in turn.delays]
-        return Seen(spent, len(delays), delays, [turn.first for turn in turns])
-
     async def work(self, counters: Callable[[], Moment], content: str, ramp: float, turns: int) -> Seen:
         """So many turns each, begun spread over ``ramp`` seconds; what is measured is from the first to the last end.
 
@@ -79,7 +70,7 @@ class Crowd:
     async def stream(self, counters: Callable[[], Moment], content: str, ramp: float, window: float) -> Seen:
         """Turn after turn each, begun spread over ``ramp`` seconds; what is measured is the ``window`` after that.
 
-        With a ramp of a turn's length, turns begin and end evenly in the window. The sessions leave with its end.
+        With a ramp of a turn's length, turns begin and end evenly in the window. Turns are under way at its end.
         """
         turns: list[Turn] = []
         problems: list[str] = []
@@ -102,7 +93,6 @@ class Crowd:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self.close()
         return Seen(spent, len(delays), delays, firsts, problems, lag)
 
     async def _talk(self, session: Dialect, content: str, wait: float, turns: list[Turn], problems: list[str]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -84,44 +86,45 @@ async def warm(field: Field) -> None:
 
 async def single(field: Field) -> Row:
     """One session, 2,000 tokens, no delay."""
-    return await _burst(field, 1, 2000)
+    return await _work(field, 1, "tokens=2000 rate=0")
 
 
 async def burst(field: Field) -> Row:
     """50 sessions at once, 200 tokens each, no delay."""
-    return await _burst(field, 50, 200)
-
-
-async def _burst(field: Field, sessions: int, tokens: int) -> Row:
-    crowd = Crowd(field.contender.dialect, field.server.url)
-    await crowd.open(sessions)
-    async with asyncio.timeout(TURN_SECONDS):
-        seen = await crowd.burst(field.counters, f"tokens={tokens} rate=0")
-    crowd.close()
-    assert seen.tokens == sessions * tokens, f"{field.contender.name}: {seen.tokens} of {sessions * tokens} tokens"
-    # There is always more to send: the server is the limit, or else the core of the load is full.
-    return _row(seen, kept_up=False)
+    return await _work(field, 50, "tokens=200 rate=0")
 
 
 async def turn(field: Field) -> Row:
     """What a turn takes beside its tokens: 20 sessions, ten turns of one token each."""
-    crowd = Crowd(field.contender.dialect, field.server.url)
-    await crowd.open(20)
-    async with asyncio.timeout(TURN_SECONDS):
-        seen = await crowd.work(field.counters, "tokens=1 rate=0", 0.0, 10)
-    crowd.close()
-    return _row(seen, kept_up=False)
+    return await _work(field, 20, "tokens=1 rate=0", turns=10)
 
 
 async def crowd(field: Field) -> Row:
     """100 sessions at 50 tokens/s, two turns of 200 tokens each."""
+    return await _work(field, 100, f"tokens={TOKENS} rate={RATE}", ramp=RAMP, turns=2)
+
+
+async def _work(field: Field, sessions: int, content: str, ramp: float = 0.0, turns: int = 1) -> Row:
+    """All of so much work, however long it takes."""
+    async with _open(field, sessions) as crowd, asyncio.timeout(TURN_SECONDS):
+        seen = await crowd.work(field.counters, content, ramp, turns)
+    tokens, rate = (int(word.split("=")[1]) for word in content.split())
+    wanted = sessions * turns * tokens
+    assert seen.tokens == wanted, f"{field.contender.name}: {seen.tokens} of {wanted} tokens"
+    # Without a delay there is always more to send: the server is the limit, or else the load's core is full.
+    return _row(seen, kept_up=bool(rate) and seen.spent.seconds < 1.1 * (ramp + turns * tokens / rate))
+
+
+@asynccontextmanager
+async def _open(field: Field, sessions: int) -> AsyncIterator[Crowd]:
+    """So many connected sessions; at the end nothing is left of what they asked for."""
     crowd = Crowd(field.contender.dialect, field.server.url)
-    await crowd.open(100)
-    async with asyncio.timeout(TURN_SECONDS):
-        seen = await crowd.work(field.counters, f"tokens={TOKENS} rate={RATE}", RAMP, 2)
-    crowd.close()
-    kept_up = seen.spent.seconds < 1.1 * 3 * RAMP
-    return _row(seen, kept_up=kept_up) | {"kept_up": kept_up}
+    try:
+        await crowd.open(sessions)
+        yield crowd
+    finally:
+        crowd.close()
+        await field.settle()
 
 
 async def two_hundred(field: Field) -> Row:
@@ -131,10 +134,8 @@ async def two_hundred(field: Field) -> Row:
 
 async def stream(field: Field, sessions: int) -> Row:
     """So many sessions at 50 tokens/s; the row also says whether the server kept up (``smooth``)."""
-    crowd = Crowd(field.contender.dialect, field.server.url)
-    await crowd.open(sessions)
-    seen = await crowd.stream(field.counters, f"tokens={TOKENS} rate={RATE}", RAMP, WINDOW)
-    await field.settle()
+    async with _open(field, sessions) as crowd:
+        seen = await crowd.stream(field.counters, f"tokens={TOKENS} rate={RATE}", RAMP, WINDOW)
     wanted = sessions * RATE * WINDOW
     row = _row(seen, kept_up=seen.tokens > 0.95 * wanted) | {"sessions": sessions, "tokens_wanted": int(wanted)}
     late = row["delay_ms"]["p99"]
