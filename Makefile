@@ -8,7 +8,7 @@ VENDOR := client_demo/vendor/.installed
 PEERS  := $(foreach peer,langgraph chainlit ag_ui,build/bench-$(peer)/.installed)
 
 .DEFAULT_GOAL := help
-.PHONY: help install weights serve test torture check audit fix bench bench-peers bench-modules bench-profile bench-storage wheel clean \
+.PHONY: help install weights serve test torture check audit fix bench bench-peers bench-modules bench-profile bench-all bench-storage wheel clean \
 	screenshots
 
 help: ## What there is
@@ -88,8 +88,16 @@ build/bench-%/.installed: benchmarks/servers/%.txt
 bench-modules: install ## The codec, the log and the events, each alone (ARGS="--fast -o build/modules.json")
 	$(BIN)/python benchmarks/modules.py $(ARGS)
 
-bench-profile: install ## Where the time goes at 100 sessions (ARGS="--server aiohttp")
+bench-profile: install ## Where the time goes at 100 sessions (ARGS="--servers threadwire")
 	$(BIN)/python -m benchmarks.profiling $(ARGS)
+
+bench-all: install $(PEERS) ## All of these, half an hour, into benchmarks/results, the pictures and docs/performance.md
+	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --peers
+	$(BIN)/python -m benchmarks.profiling --save benchmarks/results/profile.json
+	rm -f benchmarks/results/modules.json
+	$(BIN)/python benchmarks/modules.py -o benchmarks/results/modules.json
+	$(BIN)/python -m benchmarks.publish
 
 bench-storage: install ## A thread as it grows (ARGS="--turns 200"); 1,000 turns take minutes and 1.5 GB of disk
 	$(BIN)/python benchmarks/storage.py $(ARGS)

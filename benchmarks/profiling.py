@@ -1,6 +1,6 @@
-"""Where threadwire's time goes at 100 sessions: py-spy's samples, by who wrote the code they fell into.
+"""Where a server's time goes at 100 sessions: py-spy's samples, by who wrote the code they fell into.
 
-    python -m benchmarks.profiling [--server aiohttp] [--sessions 100] [--raw FILE]
+    python -m benchmarks.profiling [--servers threadwire aiohttp] [--sessions 100] [--raw FOLDER]
 
 A sample counts for the innermost package on its stack: Python's library (but for its event loop) and C work for who
 calls them. py-spy takes some of the core itself, so shares hold and microseconds are a little high. The raw samples are
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ import tempfile
 from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 from benchmarks import scenarios
 from benchmarks.contenders import CONTENDERS, provider, server
@@ -72,19 +74,20 @@ def shares(raw: str) -> Counter[str]:
     return found
 
 
-async def profile(options: argparse.Namespace, raw: Path) -> float:
-    """Record the server's stacks while all sessions talk; gives its microseconds a token."""
+async def profile(name: str, sessions: int, raw: Path) -> float:
+    """Record a server's stacks while all sessions talk; gives its microseconds a token."""
     async with AsyncExitStack() as stack:
         asked = provider()
         stack.push_async_callback(asked.discard)
         await asked.start()
-        running = server(CONTENDERS[options.server], asked.url)
+        running = server(CONTENDERS[name], asked.url)
         stack.push_async_callback(running.discard)
         await running.start()
-        field = Field(CONTENDERS[options.server], running, asked, os.getpid())
+        field = Field(CONTENDERS[name], running, asked, os.getpid())
         await scenarios.warm(field)
         crowd = Crowd(field.contender.dialect, running.url)
-        await crowd.open(options.sessions)
+        stack.callback(crowd.close)
+        await crowd.open(sessions)
         spy = Path(sys.executable).with_name("py-spy")
         command = [str(spy), "record", "--pid", str(running.pid), "--format", "raw", "--output", str(raw)]
         command += ["--rate", "250", "--full-filenames", "--duration", str(SECONDS), "--nonblocking"]
@@ -96,22 +99,45 @@ async def profile(options: argparse.Namespace, raw: Path) -> float:
         return seen.spent.server / max(1, seen.tokens) * 1e6
 
 
+def table(found: dict[str, Any]) -> str:
+    """In Markdown: by whose code it is, the share of each server's time, and its microseconds a token."""
+    costs = {name: each["cpu_us_per_token"] for name, each in found.items()}
+    heads = [f"{CONTENDERS[name].title}: {cost:.0f} us a token" for name, cost in costs.items()]
+    lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    owners: Counter[str] = Counter()
+    for each in found.values():
+        owners.update(each["shares"])
+    for who, _ in owners.most_common():
+        cells = [_share(found[name]["shares"].get(who, 0.0), cost) for name, cost in costs.items()]
+        if any(cells):
+            lines.append(f"| {who} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _share(share: float, cost: float) -> str:
+    return f"{share:.0%} ({share * cost:.0f} us)" if share >= 0.005 else ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", choices=CONTENDERS, default="threadwire")
+    parser.add_argument("--servers", nargs="+", choices=CONTENDERS, default=["threadwire", "aiohttp"], metavar="NAME")
     parser.add_argument("--sessions", type=int, default=100)
-    parser.add_argument("--raw", type=Path, help="keep the samples there")
+    parser.add_argument("--raw", type=Path, help="keep the samples in that folder")
+    parser.add_argument("--save", type=Path, help="where the shares go, as JSON")
     options = parser.parse_args()
     pin(LOAD_CORE)
-    with tempfile.TemporaryDirectory() as folder:
-        raw = options.raw or Path(folder) / "samples.txt"
-        cost = asyncio.run(profile(options, raw))
-        found = shares(raw.read_text())
-    total = sum(found.values())
-    print(f"{CONTENDERS[options.server].title}, {options.sessions} sessions: {cost:.0f} us of CPU per token\n")
-    print("| where | share | us per token |\n|---|---|---|")
-    for name, samples in found.most_common():
-        print(f"| {name} | {samples / total:.0%} | {samples / total * cost:.0f} |")
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in options.servers:
+            raw = (options.raw or Path(temporary)) / f"{name}.txt"
+            cost = asyncio.run(profile(name, options.sessions, raw))
+            samples = shares(raw.read_text())
+            total = sum(samples.values())
+            parts = {who: round(count / total, 4) for who, count in samples.most_common()}
+            found[name] = {"cpu_us_per_token": round(cost, 1), "sessions": options.sessions, "shares": parts}
+    if options.save:
+        options.save.write_text(json.dumps(found, indent=1) + "\n")
+    print(table(found))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,9 @@ COLUMNS = {
 #: What is told of a row that is not about tokens.
 SHOWN = ("sessions", "bytes_per_connection", "connect_ms", "ages", "growth", "seconds", "ratio")
 
+#: Doubts about more rows than that are one about the machine.
+MANY = 12
+
 
 def line(row: dict[str, Any]) -> str:
     """What one row says, for who watches."""
@@ -68,12 +71,13 @@ def head(machine: dict[str, Any], peers: dict[str, dict[str, str]]) -> list[str]
     """Where it was found, and with which versions."""
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_mib'] / 1024:.0f} GiB"
     versions = _versions(machine["versions"])
-    others = [f"{CONTENDERS[name].title}: {_versions(found)}." for name, found in peers.items()]
+    own = machine["versions"].items()
+    others = [f"{CONTENDERS[name].title}: {_versions(dict(found.items() - own))}." for name, found in peers.items()]
     return [f"{where}, Linux {machine['kernel']}; {machine['time']}, commit {machine['commit']}. {versions}.", *others]
 
 
 def _versions(found: dict[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in found.items())
+    return ", ".join(f"{name} {version}" for name, version in sorted(found.items()))
 
 
 def table(rows: Rows) -> list[str]:
@@ -100,7 +104,50 @@ def _cell(rows: Rows, scenario: str, server: str) -> str:
     return cell + (f" [{write(min(mine))}..{write(max(mine))}]" if len(mine) > 1 else "")
 
 
+def details(rows: Rows) -> list[str]:
+    """What the table has no room for: 200 sessions, connecting, a thread's age, the start."""
+    lines = []
+    for row in rows:
+        name, write = CONTENDERS[row["server"]].title, _DETAILS.get(row["scenario"])
+        if write and "failed" not in row:
+            lines.append(f"- {name}, {write(row)}")
+    return lines
+
+
+def _two_hundred(row: dict[str, Any]) -> str:
+    late, first = row["delay_ms"], row["first_ms"]
+    told = f"200 sessions: added delay p50 {late['p50']} ms, p99 {late['p99']} ms, most {late['max']} ms; "
+    return (
+        told
+        + f"first token p50 {first['p50']} ms, p99 {first['p99']} ms; {row['cpu_us_per_token']} us of CPU per token"
+    )
+
+
+def _idle(row: dict[str, Any]) -> str:
+    took = row["connect_ms"]
+    told = f"{row['connections']} idle connections: {row['rss_mib']} MiB in all; the first took {took['first']} ms, "
+    return told + f"the last {took['last']} ms to connect, {row['cpu_us_per_connection']} us of CPU each"
+
+
+def _age(row: dict[str, Any]) -> str:
+    ages = (f"turn {each['turn']}: {each['cpu_ms']} ms, {each['database_bytes'] / 1e6:.2f} MB" for each in row["ages"])
+    return f"a thread's age, CPU of a turn and the database: {'; '.join(ages)}"
+
+
+def _start(row: dict[str, Any]) -> str:
+    seconds = row["seconds"]
+    told = f"start: {seconds['serve']} s to the first answered request, {seconds['imports']} s for the imports of "
+    return told + f"langgraph and langchain-openai alone, {seconds['help']} s for --help"
+
+
+_DETAILS = {"two_hundred": _two_hundred, "idle": _idle, "age": _age, "start": _start}
+
+
 def notes(rows: Rows) -> list[str]:
     """What else may have been the limit of a figure."""
-    told = [f"- {row['scenario']}, {row['server']}: {'; '.join(row['notes'])}" for row in rows if row["notes"]]
-    return ["Not to be trusted without a second look:", *told] if told else []
+    doubtful = [row for row in rows if row["notes"]]
+    if len(doubtful) > MANY:
+        share = f"In {len(doubtful)} of {len(rows)} rows neighbours, or the load, may have been the limit"
+        return [f"**A noisy machine.** {share} (the results say how): not to be trusted."]
+    told = [f"- {row['scenario']}, {CONTENDERS[row['server']].title}: {'; '.join(row['notes'])}" for row in doubtful]
+    return ["Not to be trusted without a second look:", "", *told] if told else []
