@@ -4,12 +4,15 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 NPM    := $(shell command -v npm 2>/dev/null)
 VENDOR := client_demo/vendor/.installed
+# What `make bench-peers` compares with.
+PEERS  := $(foreach peer,langgraph chainlit ag_ui,build/bench-$(peer)/.installed)
 
 .DEFAULT_GOAL := help
-.PHONY: help install weights serve test torture check audit fix bench wheel clean screenshots
+.PHONY: help install weights serve test torture check audit fix bench bench-peers bench-modules bench-profile bench-all bench-storage wheel clean \
+	screenshots
 
 help: ## What there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 install: $(VENV)/.installed $(VENDOR) ## Make .venv with threadwire and everything to work on it
 
@@ -71,7 +74,32 @@ ifneq ($(NPM),)
 	node_modules/.bin/prettier --write --log-level=warn client_demo tests/js
 endif
 
-bench: install ## Measure a thread as it grows (ARGS="--turns 200"); 1,000 turns take minutes and 1.5 GB of disk
+bench: install ## Side by side with what the tutorials have, ten minutes (ARGS="crowd single --rounds 1")
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: install $(PEERS) ## The same with langgraph dev, Chainlit and AG-UI, in environments of their own
+	$(BIN)/python -m benchmarks --peers $(ARGS)
+
+build/bench-%/.installed: benchmarks/servers/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+bench-modules: install ## The codec, the log and the events, each alone (ARGS="--fast -o build/modules.json")
+	$(BIN)/python benchmarks/modules.py $(ARGS)
+
+bench-profile: install ## Where the time goes at 100 sessions (ARGS="--servers threadwire")
+	$(BIN)/python -m benchmarks.profiling $(ARGS)
+
+bench-all: install $(PEERS) ## All of these, half an hour, into benchmarks/results, the pictures and docs/performance.md
+	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --peers
+	$(BIN)/python -m benchmarks.profiling --save benchmarks/results/profile.json
+	rm -f benchmarks/results/modules.json
+	$(BIN)/python benchmarks/modules.py -o benchmarks/results/modules.json
+	$(BIN)/python -m benchmarks.publish
+
+bench-storage: install ## A thread as it grows (ARGS="--turns 200"); 1,000 turns take minutes and 1.5 GB of disk
 	$(BIN)/python benchmarks/storage.py $(ARGS)
 
 screenshots: install ## Take the pictures of the page that the docs show (needs a Chromium)
