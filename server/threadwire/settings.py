@@ -409,7 +409,7 @@ class Limits(Section):
     """What users, addresses and clients may take; null: as the mode of auth has it."""
 
     connections_per_user: Annotated[
-        Count | None, Field(description="Connections of one user at the same time; null: 20, with auth.mode none 0.")
+        Count | None, Field(description="Connections of one user at the same time; null: 50, with auth.mode none 0.")
     ] = None
     connections_per_address: Annotated[
         Count | None,
@@ -417,14 +417,14 @@ class Limits(Section):
     ] = None
     upgrades_per_second: Annotated[
         Count | None,
-        Field(description="New connections from one address, a second; null: 20, with auth.mode none 0."),
+        Field(description="New connections from one address, a second; null: 100, with auth.mode none 0."),
     ] = None
     commands_per_second: Annotated[
         Count | None,
-        Field(description="Commands and HTTP requests of one user, a second; null: 50, with auth.mode none 0."),
+        Field(description="Commands and HTTP requests of one user, a second; null: 100, with auth.mode none 0."),
     ] = None
     turns_per_minute: Annotated[
-        Count | None, Field(description="Turns that one user may start, a minute; null: 60, with auth.mode none 0.")
+        Count | None, Field(description="Turns that one user may start, a minute; null: 120, with auth.mode none 0.")
     ] = None
     concurrent_runs_per_user: Annotated[
         Count | None,
@@ -458,11 +458,11 @@ class Limits(Section):
 
 #: The limits of users and addresses that hold where users are told apart, and nobody has set others.
 WITH_AUTH = {
-    "connections_per_user": 20,
+    "connections_per_user": 50,
     "connections_per_address": 200,
-    "upgrades_per_second": 20,
-    "commands_per_second": 50,
-    "turns_per_minute": 60,
+    "upgrades_per_second": 100,
+    "commands_per_second": 100,
+    "turns_per_minute": 120,
     "concurrent_runs_per_user": 10,
     "tokens_per_day_per_user": 2_000_000,
 }

@@ -16,7 +16,7 @@ from threadwire.app import make_app
 from threadwire.arrivals import Site
 from threadwire.client import Chat, connect
 from threadwire.client.options import ConnectOptions
-from threadwire.settings import Settings
+from threadwire.settings import WITH_AUTH, Settings
 
 #: As what a graph that is no module's is served.
 _MODULE = "threadwire_graphs_under_test"
@@ -89,10 +89,11 @@ async def serve(graph: Any = None, *, folder: Path | None = None, **sections: di
 
 
 def settings_for(database: Path, graph: str | None, sections: dict[str, dict[str, Any]]) -> Settings:
-    """The defaults but for a fast simulated model, with the sections given on top."""
+    """The defaults, with a fast simulated model, and no limits of users: tests are in a hurry; the sections on top."""
     base: dict[str, dict[str, Any]] = {
         "model": {"name": "simulated", "simulated": {"tokens_per_second": 0, "first_token_ms": 0}},
         "storage": {"url": f"sqlite:///{database}"},
+        "limits": dict.fromkeys(WITH_AUTH, 0),
     }
     for name, values in sections.items():
         base[name] = {**base.get(name, {}), **values}
