@@ -239,6 +239,20 @@ async def test_the_store_is_per_user(serve: Serve) -> None:
         said[token].append(text)
 
 
+async def test_the_notebook_is_per_user(serve: Serve) -> None:
+    """The built-in agent's notebook is its user's, in all their threads, and nobody else's."""
+    served = await serve(auth=TOKENS)
+
+    async def use(token: str, call: str) -> Any:
+        socket = await attach(served, token)
+        await socket.turn(f"/tool {call}")
+        return socket.of("tool_result")[-1]["result"]
+
+    await use(ALICE, 'save_note {"title": "Plans", "text": "sail"}')
+    assert await use(BOB, "list_notes") == "The notebook is empty."
+    assert await use(ALICE, 'read_note {"title": "Plans"}') == "sail"
+
+
 async def test_the_user_stays_out_of_the_wire(serve: Serve) -> None:
     """What is known of a user is not in frames, states or checkpoints' metadata."""
     served = await serve("graphs:echo", auth=JWT)
