@@ -6,7 +6,7 @@ NPM    := $(shell command -v npm 2>/dev/null)
 VENDOR := client_demo/vendor/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install weights serve test torture check fix bench wheel clean screenshots
+.PHONY: help install weights serve test torture check audit fix bench wheel clean screenshots
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -46,7 +46,7 @@ serve: weights ## Serve on http://127.0.0.1:8000 (ARGS="--port 9000")
 test: weights ## All tests (ARGS="-k name")
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not torture" $(ARGS)
 
-torture: install ## Hundreds of crashes, ten minutes of soak (TORTURE_SEED, TORTURE_ROUNDS)
+torture: install ## Hundreds of crashes, ten minutes of soak, fuzz (TORTURE_SEED, TORTURE_ROUNDS, TORTURE_SECONDS)
 	$(BIN)/python -m pytest -m torture -s $(ARGS)
 
 check: install ## Lint, format and types
@@ -59,6 +59,10 @@ ifneq ($(NPM),)
 else
 	@echo "*** npm is missing: the browser client has not been checked."
 endif
+
+audit: install ## Ask the internet for known vulnerabilities of what is installed
+	$(BIN)/python -m pip install --quiet 'pip-audit>=2.9,<3'
+	$(BIN)/pip-audit --skip-editable --progress-spinner off
 
 fix: install ## Mend what can be mended by itself
 	$(BIN)/ruff check --fix .

@@ -22,6 +22,8 @@ TABLE: dict[str, set[str]] = {
     "filters": set(),
     "jsonsafe": set(),
     "limits": set(),
+    "line": set(),
+    "attachments": set(),
     "page": set(),
     "websocket": set(),
     "export": set(),
@@ -30,6 +32,8 @@ TABLE: dict[str, set[str]] = {
     "loading": {"errors"},
     "tls": {"errors"},
     "failures": {"errors"},
+    "arrivals": {"errors"},
+    "allowance": {"attachments", "errors", "limits", "line"},
     "models": {"errors", "logs"},
     "settings": {"mcp_settings"},
     "agent": {"errors", "logs", "mcp_settings", "threadwire"},
@@ -79,6 +83,7 @@ TABLE: dict[str, set[str]] = {
         "toolcalls",
     },
     "fresh": {
+        "allowance",
         "errors",
         "failures",
         "graph",
@@ -90,8 +95,8 @@ TABLE: dict[str, set[str]] = {
         "storage",
         "toolcalls",
     },
-    "batch": {"errors", "fresh", "marker", "protocol", "storage"},
-    "batches": {"answers", "batch", "errors", "fresh", "logs", "protocol"},
+    "batch": {"allowance", "errors", "fresh", "marker", "protocol", "storage"},
+    "batches": {"allowance", "answers", "batch", "errors", "fresh", "logs", "protocol"},
     "runlog": {"filters", "fresh", "jsonsafe", "protocol"},
     "progress": set(),
     "batch_file": {"batch", "errors", "fresh", "graph", "models", "progress", "protocol", "settings"},
@@ -117,7 +122,7 @@ TABLE: dict[str, set[str]] = {
         "run",
         "storage",
     },
-    "turns": {"conversation", "question", "turn"},
+    "turns": {"conversation", "line", "question", "turn"},
     "recovery": {
         "conversation",
         "graph",
@@ -133,6 +138,7 @@ TABLE: dict[str, set[str]] = {
     },
     "inbox": {"errors", "failures", "logs"},
     "admission": {
+        "allowance",
         "conversation",
         "errors",
         "history",
@@ -149,9 +155,11 @@ TABLE: dict[str, set[str]] = {
     },
     "thread": {
         "admission",
+        "allowance",
         "attachment",
         "conversation",
         "errors",
+        "history",
         "inbox",
         "intake",
         "journal",
@@ -170,6 +178,7 @@ TABLE: dict[str, set[str]] = {
     "pages": {"answers", "errors", "logs", "protocol", "thread"},
     "lines": {"errors", "protocol"},
     "connection": {
+        "allowance",
         "answers",
         "attachment",
         "auth",
@@ -188,9 +197,20 @@ TABLE: dict[str, set[str]] = {
         "websocket",
     },
     "hub": {"errors", "logs", "thread"},
-    "stateless": {"auth", "batches", "errors", "filters", "fresh", "lines", "protocol", "runlog", "settings"},
+    "stateless": {
+        "allowance",
+        "auth",
+        "batches",
+        "errors",
+        "filters",
+        "fresh",
+        "lines",
+        "protocol",
+        "runlog",
+        "settings",
+    },
     "http": {"auth", "errors", "hub", "lines", "log", "logs", "ownership", "protocol", "storage", "thread", "upgrade"},
-    "gate": {"auth", "errors", "http", "protocol", "settings"},
+    "gate": {"allowance", "auth", "errors", "http", "protocol", "settings"},
     "resources": {
         "auth",
         "bodies",
@@ -205,6 +225,8 @@ TABLE: dict[str, set[str]] = {
     },
     "states": {"bodies", "errors", "export", "graph", "history", "http", "resources", "snapshots", "title"},
     "app": {
+        "allowance",
+        "arrivals",
         "auth",
         "connection",
         "errors",
@@ -247,13 +269,13 @@ TABLE: dict[str, set[str]] = {
         "terminal",
         "threadwire",
     },
-    "testing": {"app", "client", "settings"},
+    "testing": {"app", "client", "arrivals", "settings"},
     "__main__": {"cli"},
 }
 #: A program of its own may stand anywhere: it is run, not imported.
 PROGRAMS = {"terminal/child.py": {"cli"}}
 #: What decides by its arguments alone.
-PURE = ("errors", "protocol", "filters", "events", "toolcalls", "limits", "history", "jsonsafe", "remains")
+PURE = ("errors", "protocol", "filters", "events", "toolcalls", "limits", "line", "history", "jsonsafe", "remains")
 IMPURE = {"asyncio", "aiohttp", "time", "datetime", "random", "threading", "socket", "os", "sqlite3"}
 
 

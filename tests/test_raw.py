@@ -23,7 +23,7 @@ from threadwire.client import connect
 from threadwire.filters import Filter, Origin, WantedTypes
 from threadwire.jsonsafe import json_safe
 from threadwire.protocol import MAX_WAITING_EVENTS, EventFrame, encode
-from threadwire.raw import MAX_WAITING_BYTES, RawFeed, RawReader, kind_of
+from threadwire.raw import RawFeed, RawReader, kind_of
 
 __all__ = ["fresh_gates", "provider", "provider_url"]  # fixtures
 
@@ -54,6 +54,9 @@ SHAPES = [
     ("stream_graphs:nested", "/tokens 3"),
     ("stream_graphs:tagged", "/tokens 3"),
 ]
+
+#: What waits for one reader, in the tests of that.
+MAX_WAITING_BYTES = 4 * 1024 * 1024
 
 
 def raw(socket: Socket) -> Events:
@@ -276,7 +279,7 @@ async def test_the_end_of_a_run_overtakes_nothing(serve: Serve) -> None:
 
 def test_what_is_missing_is_told_in_its_place() -> None:
     """What was dropped is told of between what came before it and what came after."""
-    reader = RawReader(lambda: None)
+    reader = RawReader(lambda: None, MAX_WAITING_BYTES)
     reader.filter = Filter()
     origin, large = Origin("custom", "n", ()), b"x" * (MAX_WAITING_BYTES - 1)
     for data in (b"a", large, b"too much", b"too much"):
@@ -292,7 +295,7 @@ def test_what_is_missing_is_told_in_its_place() -> None:
 def test_the_buffer_is_bounded() -> None:
     """By number and by bytes; a newer filter holds for what waits already."""
     woken: list[int] = []
-    feed, reader = RawFeed(Filter()), RawReader(lambda: woken.append(1))
+    feed, reader = RawFeed(Filter()), RawReader(lambda: woken.append(1), MAX_WAITING_BYTES)
     event = {"event": "on_custom_event", "name": "n", "run_id": "r", "tags": ["a"], "parent_ids": [], "data": "x"}
     assert not feed.wanted()
     feed.publish("run", event, "graph")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from threadwire.allowance import Allowance
 from threadwire.conversation import Conversation
 from threadwire.errors import Busy, NoActiveRun, NoSuchRun, QueueFull, ShuttingDown, ThreadwireError
-from threadwire.history import user_wire
 from threadwire.inbox import Answer
 from threadwire.intake import Intake, Starting, answer_of
 from threadwire.journal import Record
-from threadwire.protocol import Cancel, Send
+from threadwire.protocol import Cancel, Edit, Send
 from threadwire.question import Question
 from threadwire.readers import Readers
 from threadwire.run import Outcome
@@ -35,6 +35,8 @@ class Admission:
         storage: Storage,
         make_turn: Callable[[RunRow], Turn],
         max_queued: int,
+        allowance: Allowance,
+        tell_queued: Callable[[Turn], None],
     ) -> None:
         self._conversation = conversation
         self._intake = intake
@@ -45,6 +47,8 @@ class Admission:
         self._storage = storage
         self._make_turn = make_turn
         self._max_queued = max_queued
+        self._allowance = allowance
+        self._tell_queued = tell_queued
 
     async def start(
         self, command: Starting, answer: Answer, on_disconnect: OnDisconnect, user: dict[str, Any] | None
@@ -53,9 +57,12 @@ class Admission:
 
         It is refused, answered as the first was where it is a repeat, or committed, and waits or runs.
         """
+        if isinstance(command, Send | Edit):
+            self._allowance.attachments("content", command.content)
         row = self._intake.row(command, on_disconnect, user)
         try:
             self._admit(row)
+            await self._allowance.turn(row.owner)
             await self._intake.complete(row, command)
         except ThreadwireError:
             # A repeat is answered as it was, whatever the thread is doing now.
@@ -72,10 +79,8 @@ class Admission:
         if self._readers.gone:
             # Whoever sent it has closed meanwhile.
             turn.disconnect()
-        if not self._turns.add(turn, first=not isinstance(command, Send)) and row.message_id is not None:
-            message = user_wire(row.request["content"], row.message_id)
-            position = sum(waiting.stopped is None for waiting in self._turns.queue)
-            self._record.tell({"type": "run_queued", "run_id": row.run_id, "message": message, "position": position})
+        if not self._turns.add(turn, first=not isinstance(command, Send)):
+            self._tell_queued(turn)
 
     def _admit(self, row: RunRow) -> None:
         """Raise what the thread's turns have against one more."""
@@ -83,7 +88,7 @@ class Admission:
         if self._turns.draining:
             raise ShuttingDown("The server is going to stop.")
         if row.trigger != "send":
-            if turns.current is not None:
+            if turns.current is not None or turns.in_line:
                 raise Busy("A run is active on this thread.")
         elif row.strategy == "reject" and (turns.current is not None or turns.queue or self._conversation.waiting):
             raise Busy(
@@ -96,6 +101,8 @@ class Admission:
         """Stop a run, take one out of the queue, or drop the question; raises what there is against it."""
         wanted = cancel.run_id.lower() if cancel.run_id is not None else None
         current, queue = self._turns.current, self._turns.queue
+        if wanted is None and current is None and self._turns.in_line:
+            wanted = queue[0].run_id
         if current is not None and wanted in (None, current.run_id):
             answer({"run_id": current.run_id})
             current.cancel("client")
@@ -103,8 +110,10 @@ class Admission:
         for turn in queue:
             if turn.run_id == wanted:
                 queue.remove(turn)
+                self._turns.pump()
                 # Answered when it is durable: no restart starts it after all.
-                await turn.finish(Outcome("cancelled", "client"), 0, thread_busy=current is not None)
+                busy = self._turns.current is not None or self._turns.in_line
+                await turn.finish(Outcome("cancelled", "client"), 0, thread_busy=busy)
                 answer({"run_id": turn.run_id})
                 return
         waiting = self._conversation.waiting

@@ -13,7 +13,8 @@ import random
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -25,11 +26,13 @@ from aiohttp.typedefs import Handler
 
 import threadwire
 from threadwire import http, logs, page, resources, stateless, states, tls
-from threadwire.auth import GRANT, USER, Authenticator
+from threadwire.allowance import Allowance, Caps, user_of
+from threadwire.arrivals import Site, begin, body_in_time
+from threadwire.auth import ADDRESS, GRANT, USER, Authenticator
 from threadwire.auth.modes import open_authenticator
 from threadwire.auth.tickets import Tickets
 from threadwire.connection import Connection, ConnectionSettings, refuse
-from threadwire.errors import ServerError, StartupError, StorageError, ThreadwireError, Unauthorized
+from threadwire.errors import RateLimited, ServerError, StartupError, StorageError, ThreadwireError, Unauthorized
 from threadwire.filters import Filter
 from threadwire.fresh import fresh_parts
 from threadwire.gate import AUTHENTICATOR, REFUSAL, SOCKET, TICKETS, Gate
@@ -52,6 +55,17 @@ logger = get_logger(__name__)
 #: What stands for a limit of 0 where a number is wanted.
 _NO_LIMIT = 1_000_000
 _CLOSE_SECONDS = 5.0
+#: How many refused sockets are told after their upgrade at the same time.
+_MAX_REFUSING = 256
+#: What of the limits a client may know, of those that are counted: its own.
+_TOLD = (
+    "attachment_bytes",
+    "commands_per_second",
+    "concurrent_runs_per_user",
+    "connections_per_user",
+    "tokens_per_day_per_user",
+    "turns_per_minute",
+)
 #: How often it is looked whether a token was revoked: its sockets are closed soon after.
 _REFRESH_SECONDS = 2.0
 
@@ -68,13 +82,19 @@ class Connections(set[Connection]):
 #: ``ready.model``: ``{"name", "why"}``.
 MODEL = web.AppKey("model", dict[str, str])
 CONNECTIONS = web.AppKey("connections", Connections)
+ALLOWANCE = web.AppKey("allowance", Allowance)
 
 
 def make_app(settings: Settings) -> web.Application:
     """The server as an aiohttp application; starting it raises ``StartupError`` where something is wrong."""
-    gate = Gate(settings)
+    gate = Gate(settings, lambda running: running[ALLOWANCE])
     app = web.Application(
-        middlewares=[http.errors, gate.middleware()],
+        middlewares=[
+            http.errors,
+            begin,
+            gate.middleware(),
+            body_in_time(settings.server.handshake_timeout_seconds),
+        ],
         client_max_size=settings.server.max_message_bytes or 2**62,
     )
     app[CONNECTIONS] = Connections()
@@ -118,8 +138,11 @@ async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None
         app[resources.GRAPH] = graph
         journal = Journal(storage, settings.log.journal_interval_seconds)
         stack.push_async_callback(journal.close)
-        app[http.HUB] = hub = Hub(_thread_parts(settings, storage, graph, journal), settings.log.keep_seconds)
-        stateless.open_runs(app, settings.limits, fresh_parts(settings.runs, graph, storage.fenced_store))
+        app[ALLOWANCE] = allowance = Allowance(_caps(settings), storage)
+        parts = _thread_parts(settings, storage, graph, journal, allowance)
+        app[http.HUB] = hub = Hub(parts, settings.log.keep_seconds)
+        fresh = fresh_parts(settings.runs, graph, storage.fenced_store, allowance)
+        stateless.open_runs(app, settings.limits, fresh)
         await hub.open()
         stack.push_async_callback(hub.close)
         if settings.auth.mode == "tokens":
@@ -151,7 +174,14 @@ async def _looking_for_revoked(authenticator: Authenticator, connections: Connec
         await asyncio.wait({looking})
 
 
-def _thread_parts(settings: Settings, storage: Storage, graph: Graph, journal: Journal) -> ThreadParts:
+def _caps(settings: Settings) -> Caps:
+    limits = settings.limits.of_mode(settings.auth.mode)
+    return Caps(**{cap.name: getattr(limits, cap.name) for cap in fields(Caps)})
+
+
+def _thread_parts(
+    settings: Settings, storage: Storage, graph: Graph, journal: Journal, allowance: Allowance
+) -> ThreadParts:
     runs = settings.runs
     return ThreadParts(
         turns=TurnParts(
@@ -166,6 +196,7 @@ def _thread_parts(settings: Settings, storage: Storage, graph: Graph, journal: J
             ),
         ),
         journal=journal,
+        allowance=allowance,
         multitask_strategy=runs.multitask_strategy,
         max_queued=runs.max_queued or _NO_LIMIT,
         disconnect_grace_seconds=runs.disconnect_grace_seconds,
@@ -184,7 +215,7 @@ def _connector(settings: Settings, gate: Gate) -> Handler:
         hub, connections = request.app[http.HUB], request.app[CONNECTIONS]
         shared = _connection_settings(settings, request.app)
         if (refusal := request.get(REFUSAL)) is not None:
-            return await refuse(request, shared, _close_code(refusal), refusal.message)
+            return await refused(request, shared, refusal)
         if hub.draining:
             return await refuse(request, shared, CloseCode.OVER_CAPACITY, "the server is going to stop")
         if server.max_connections and len(connections) >= server.max_connections:
@@ -193,11 +224,28 @@ def _connector(settings: Settings, gate: Gate) -> Handler:
         thread_id = wanted.thread_id or request.app[http.OWNERSHIP].mint(request[USER])
         renew = partial(gate.reauthenticate, request)
         connection = Connection(shared, wanted.on_disconnect, request[GRANT], renew)
-        connections.add(connection)
-        try:
+        with ExitStack() as stack:
+            try:
+                user = user_of(request[USER].for_graph())
+                stack.enter_context(request.app[ALLOWANCE].connection(user, request[ADDRESS]))
+            except RateLimited as error:
+                return await refused(request, shared, error)
+            connections.add(connection)
+            stack.callback(connections.discard, connection)
             return await connection.serve(request, lambda: hub.get(thread_id, minted=minted), wanted)
+
+    refusing = 0
+
+    async def refused(request: web.Request, shared: ConnectionSettings, error: ThreadwireError) -> web.StreamResponse:
+        """Say so after the upgrade; where many have to be told, before it, which costs less."""
+        nonlocal refusing
+        if refusing >= _MAX_REFUSING:
+            raise error
+        refusing += 1
+        try:
+            return await refuse(request, shared, _close_code(error), error.message)
         finally:
-            connections.discard(connection)
+            refusing -= 1
 
     return connect
 
@@ -208,6 +256,8 @@ def _connection_settings(settings: Settings, app: web.Application) -> Connection
         heartbeat_seconds=server.heartbeat_seconds,
         max_message_bytes=server.max_message_bytes,
         allow_raw=settings.events.allow_raw,
+        allowance=app[ALLOWANCE],
+        buffered_bytes=settings.limits.buffered_bytes,
         batches=app[stateless.BATCHES],
         ready={
             "protocol": SUBPROTOCOL,
@@ -220,12 +270,15 @@ def _connection_settings(settings: Settings, app: web.Application) -> Connection
                 "max_queued": settings.runs.max_queued,
                 "batch_inputs": settings.limits.batch_inputs,
                 "max_batch_concurrency": settings.limits.max_batch_concurrency,
+                **{name: getattr(app[ALLOWANCE].caps, name) for name in _TOLD},
             },
         },
     )
 
 
 def _close_code(refusal: ThreadwireError) -> CloseCode:
+    if isinstance(refusal, RateLimited):
+        return CloseCode.LIMIT
     if isinstance(refusal, Unauthorized):
         return CloseCode.UNAUTHORIZED
     return CloseCode.OVER_CAPACITY if isinstance(refusal, ServerError) else CloseCode.FORBIDDEN
@@ -301,7 +354,8 @@ async def _serve(settings: Settings) -> None:
     await runner.setup()
     try:
         ssl_context = tls.context(server.tls.cert, server.tls.key)
-        site = web.TCPSite(runner, server.host, server.port, ssl_context=ssl_context)
+        seconds = server.handshake_timeout_seconds
+        site = Site(runner, server.host, server.port, seconds=seconds, ssl_context=ssl_context)
         try:
             await site.start()
         except OSError as error:

@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
-from threadwire.errors import ThreadwireError
+from threadwire.allowance import user_of
+from threadwire.errors import QuotaExceeded, ThreadwireError
 from threadwire.fresh import Ended, FreshParts, FreshRun
 from threadwire.marker import Costs
 from threadwire.protocol import Content
@@ -94,7 +95,23 @@ class Batch:
         finally:
             self._moved.set()
 
-    async def _run(self, content: Content) -> Ended:
+    async def _run(self, content: Content) -> Ended | ThreadwireError:
+        allowance, user = self._parts.allowance, user_of(self._user)
+        place = allowance.line.join(user, self._moved.set)
+        try:
+            while not place.granted and self._reason is None:
+                self._moved.clear()
+                await self._moved.wait()
+            if self._reason is not None:
+                return Ended("cancelled", self._reason)
+            await allowance.tokens(user)
+            return await self._run_now(content, user)
+        except QuotaExceeded as error:
+            return error
+        finally:
+            allowance.line.leave(place)
+
+    async def _run_now(self, content: Content, user: str) -> Ended:
         run = FreshRun(self._parts, content, user=self._user)
         self._running.add(run)
         try:
@@ -102,6 +119,7 @@ class Batch:
         finally:
             self._running.discard(run)
         self._costs.add(ended.usage)
+        await self._parts.allowance.spend(user, ended.usage)
         return ended
 
     async def _room(self) -> bool:

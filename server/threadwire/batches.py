@@ -11,6 +11,7 @@ from typing import Any
 
 import uuid_utils
 
+from threadwire.allowance import user_of
 from threadwire.answers import Answer, Answers
 from threadwire.batch import Batch
 from threadwire.errors import Busy, NoActiveRun, ThreadwireError, TooLarge
@@ -50,12 +51,16 @@ class Batches:
 
         Raises:
             InvalidArgument: the graph needs a context, which a batch cannot give.
-            TooLarge: it has more inputs than ``limits.batch_inputs``.
+            TooLarge: it has more inputs than ``limits.batch_inputs``, or too large an attachment.
+            RateLimited: the user starts too much.
             ShuttingDown: nothing new is started.
         """
         parts, count, most = self._runs.parts, len(command.inputs), self._limits.inputs
         if count > most > 0:
             raise TooLarge(f"inputs: expected at most {most}, got {count}")
+        parts.allowance.start(user_of(user))
+        for index, content in enumerate(command.inputs):
+            parts.allowance.attachments(f"inputs.{index}", content)
         parts.graph.check_context(None, user)
         run_id = command.run_id.lower() if command.run_id is not None else str(uuid_utils.uuid7())
         width = self._limits.width(command.max_concurrency, count)

@@ -16,12 +16,13 @@ from typing import Any
 
 from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 
+from threadwire.allowance import Allowance, user_of
 from threadwire.answers import Answer, Answers, named
 from threadwire.attachment import Attached
 from threadwire.auth import Grant
 from threadwire.batches import Batches, ConnectionBatches
 from threadwire.credential import Credential, Renew
-from threadwire.errors import BadFrame, Gap, InternalError, ThreadwireError
+from threadwire.errors import BadFrame, Gap, InternalError, RateLimited, ThreadwireError
 from threadwire.filters import Filter
 from threadwire.limits import Rate
 from threadwire.logs import get_logger
@@ -51,6 +52,9 @@ logger = get_logger(__name__)
 #: Close codes by which the client's code asked for the end: 1000, and a close frame without one (aiohttp gives 0).
 _DELIBERATE = frozenset({0, 1000})
 
+#: Commands over a limit of their user's that are refused before reading waits.
+_REFUSED_PER_MINUTE = 100
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionSettings:
@@ -59,6 +63,9 @@ class ConnectionSettings:
     heartbeat_seconds: float
     max_message_bytes: int
     allow_raw: bool
+    #: What all connections together may take, and one that does not read: ``limits.buffered_bytes``.
+    allowance: Allowance
+    buffered_bytes: int
     #: All batches of the server.
     batches: Batches
     #: Fields of ``ready`` that are the server's: protocol, server, model, heartbeat_seconds, limits.
@@ -83,6 +90,7 @@ def _socket(settings: ConnectionSettings, on_beat: Callable[[bool], None]) -> We
         protocol=SUBPROTOCOL,
         heartbeat_seconds=settings.heartbeat_seconds,
         max_message_bytes=settings.max_message_bytes,
+        buffered_bytes=settings.buffered_bytes,
         on_beat=on_beat,
     )
 
@@ -101,9 +109,11 @@ class Connection:
         self._ping_due = False
         self._end: tuple[int, str] | None = None
         self._bad = Rate(MAX_BAD_FRAMES_PER_MINUTE, 60)
+        self._hasty = Rate(_REFUSED_PER_MINUTE, 60)
+        self._tarry = 0.0
         self._pages = Pages(self._answers)
         self._batches = ConnectionBatches(settings.batches, self._answers)
-        self._raw = RawReader(self._new.set)
+        self._raw = RawReader(self._new.set, settings.buffered_bytes)
 
     async def serve(self, request: web.Request, find: Callable[[], Thread], wanted: Wanted) -> web.WebSocketResponse:
         """Take the connection from its upgrade to its close.
@@ -220,6 +230,10 @@ class Connection:
                 continue
             if message.type is WSMsgType.TEXT:
                 self._handle(session, message.data)
+                if self._tarry:
+                    # Whoever goes on all the same is read as slowly as they may send.
+                    await asyncio.sleep(self._tarry)
+                    self._tarry = 0.0
             else:
                 self._refuse(BadFrame("expected a JSON object in a text message, got a binary one"), None)
 
@@ -228,6 +242,13 @@ class Connection:
             command = decode(data)
         except ThreadwireError as error:
             self._refuse(error, getattr(error, "command_id", None))
+            return
+        try:
+            self._settings.allowance.command(user_of(self._user))
+        except RateLimited as error:
+            self._answers.put(Answer(error_frame(error, command.id)))
+            if self._hasty.exceeded(time.monotonic()):
+                self._tarry = error.retry_after_seconds or 0.0
             return
         if isinstance(command, Ping):
             cursor = session.attached.cursor

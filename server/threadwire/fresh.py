@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langgraph.store.base import BaseStore
 
 from threadwire import failures
+from threadwire.allowance import Allowance
 from threadwire.errors import GraphError, RunTimeout, ShuttingDown, ThreadwireError
 from threadwire.graph import MESSAGES, Graph, configurable
 from threadwire.history import message_id, to_wire, user_message
@@ -46,6 +47,7 @@ class FreshParts:
     timeout_seconds: float
     cancel_deadline_seconds: float
     recursion_limit: int
+    allowance: Allowance = field(default_factory=Allowance)
 
 
 class RunSettings(Protocol):
@@ -67,7 +69,9 @@ class RunSettings(Protocol):
         ...
 
 
-def fresh_parts(settings: RunSettings, graph: Graph, store: Callable[[Fence], BaseStore]) -> FreshParts:
+def fresh_parts(
+    settings: RunSettings, graph: Graph, store: Callable[[Fence], BaseStore], allowance: Allowance | None = None
+) -> FreshParts:
     """The parts, as configured."""
     return FreshParts(
         graph=graph,
@@ -75,6 +79,7 @@ def fresh_parts(settings: RunSettings, graph: Graph, store: Callable[[Fence], Ba
         timeout_seconds=settings.timeout_seconds,
         cancel_deadline_seconds=settings.cancel_deadline_seconds,
         recursion_limit=settings.recursion_limit or _NO_LIMIT,
+        allowance=allowance or Allowance(),
     )
 
 

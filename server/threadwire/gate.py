@@ -8,10 +8,12 @@ told after the upgrade, since a browser cannot read the status of one that faile
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from threadwire.allowance import Allowance, user_of
 from threadwire.auth import ADDRESS, ANONYMOUS, GRANT, USER, Authenticator, Grant
 from threadwire.auth.credentials import read_credential, without_cookies
 from threadwire.auth.origin import Origins, check_host, is_preflight, preflight
@@ -33,11 +35,16 @@ REFUSAL = web.RequestKey("refusal", ThreadwireError)
 SOCKET = "/ws"
 PUBLIC = frozenset({"/", "/client/{path}", "/healthz", "/readyz", "/protocol.json"})
 
+#: Routes whose answer is a stream of lines, for as long as something runs.
+STREAMS = frozenset({"/threads/{thread_id}/runs/stream", "/runs/stream", "/runs/batch"})
+
 
 class Gate:
     """The middleware, and the routes that are about credentials."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, allowance: Callable[[web.Application], Allowance]) -> None:
+        """``allowance`` gives the application's, once it has started."""
+        self._allowance = allowance
         self._own_machine = settings.auth.mode == "none" and not settings.auth.insecure
         self._origins = Origins(settings.server.allowed_origins)
         self._proxies = Proxies(settings.server.trusted_proxies)
@@ -60,14 +67,29 @@ class Gate:
             if is_preflight(request):
                 return preflight()
             try:
+                if _is_socket(request):
+                    # Before anything that costs more, as looking at a token does.
+                    self._allowance(request.app).upgrade(request[ADDRESS])
                 await self._admit(request)
             except ThreadwireError as error:
                 if not _is_socket(request) or error.http_status == 400:
                     raise
                 request[REFUSAL] = error
-            return await handler(request)
+            return await self._metered(request, handler)
 
         return gate
+
+    async def _metered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Count a request that is a user's; a stream is a connection as well. Raises ``RateLimited``."""
+        route = _route(request)
+        if route in PUBLIC or _is_socket(request):
+            return await handler(request)
+        user, allowance = user_of(request[USER].for_graph()), self._allowance(request.app)
+        allowance.command(user)
+        if route not in STREAMS:
+            return await handler(request)
+        with allowance.connection(user, request[ADDRESS]):
+            return await handler(request)
 
     async def ticket(self, request: web.Request) -> web.Response:
         """A one-time ticket, by which a browser that cannot send headers connects as the user who asks for it."""

@@ -7,6 +7,7 @@ Handlers only translate: what they ask for is done by the hub and its threads. F
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -41,7 +42,7 @@ def error_response(error: ThreadwireError) -> web.Response:
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_seconds is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after_seconds)))
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
     body = {"error": {"code": error.code, "message": error.message}}
     return web.Response(status=error.http_status, body=encode(body), content_type="application/json", headers=headers)
 

@@ -19,24 +19,27 @@ from threadwire.protocol import MAX_WAITING_EVENTS, encode
 #: The bound for what is beside an event's data: its metadata, its tags.
 MAX_ABOUT_BYTES = 16 * 1024
 _MAX_NAME_CHARS = 1000
-#: What one reader's waiting events may hold together, beside their number.
-MAX_WAITING_BYTES = 4 * 1024 * 1024
 
 
 class RawReader:
-    """One reader's events that are not sent yet. ``wake`` is called when there is one more."""
+    """One reader's events that are not sent yet, ``max_bytes`` of them at most (0: by their number only).
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    ``wake`` is called when there is one more.
+    """
+
+    def __init__(self, wake: Callable[[], None], max_bytes: int) -> None:
         self._wake = wake
         # A number stands where so many are missing.
         self._waiting: deque[tuple[Origin, bytes] | int] = deque()
         self._bytes = 0
+        self._max_bytes = max_bytes
         #: What this reader wants to see; None: it wants none.
         self.filter: Filter | None = None
 
     def put(self, origin: Origin, data: bytes) -> None:
         """Let one more wait; where enough do (``MAX_WAITING_EVENTS``, or their bytes), it is counted and gone."""
-        if len(self._waiting) < MAX_WAITING_EVENTS and self._bytes + len(data) <= MAX_WAITING_BYTES:
+        fits = not self._max_bytes or self._bytes + len(data) <= self._max_bytes
+        if len(self._waiting) < MAX_WAITING_EVENTS and fits:
             self._waiting.append((origin, data))
             self._bytes += len(data)
         else:

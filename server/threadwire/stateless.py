@@ -5,10 +5,12 @@ A client that goes away stops what it asked for, at once.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 
 from aiohttp import web
 
+from threadwire.allowance import user_of
 from threadwire.auth import USER
 from threadwire.batches import Batches, BatchLimits
 from threadwire.errors import Forbidden, InvalidArgument
@@ -50,7 +52,9 @@ class StatelessRoutes:
         if not isinstance(command, BatchCommand):
             raise InvalidArgument("type", f"expected batch, got {command.type}")
         batches = request.app[BATCHES]
-        batch = batches.begin(command, request[USER].for_graph())
+        user = request[USER].for_graph()
+        await request.app[FRESH].parts.allowance.tokens(user_of(user))
+        batch = batches.begin(command, user)
         try:
             async with watched_lines(request, lambda: batch.cancel("disconnect")) as lines:
                 await lines.write({"type": "ack", "id": command.id, "run_id": batch.run_id})
@@ -74,12 +78,28 @@ class StatelessRoutes:
         if not isinstance(send, Send):
             raise InvalidArgument("type", f"expected send, got {send.type}")
         runs = request.app[FRESH]
-        log = RunLog(runs.parts, self._policy, send, request[USER].for_graph())
-        runs.add(log)
+        allowance, user = runs.parts.allowance, request[USER].for_graph()
+        allowance.attachments("content", send.content)
+        await allowance.turn(user_of(user))
+        log = RunLog(runs.parts, self._policy, send, user)
+        moved = asyncio.Event()
+        place = allowance.line.join(user_of(user), moved.set)
+
+        def gone() -> None:
+            log.cancel("disconnect")
+            moved.set()
+
         try:
-            async with watched_lines(request, lambda: log.cancel("disconnect")) as lines:
+            runs.add(log)
+            async with watched_lines(request, gone) as lines:
                 await lines.write({"type": "ack", "id": send.id, "run_id": log.run_id})
-                await lines.write(await log.run(lines.write))
+                if not place.granted:
+                    # One that has gone is not waited for: its run ends as it begins.
+                    await moved.wait()
+                ended = await log.run(lines.write)
+                await allowance.spend(user_of(user), ended["usage"])
+                await lines.write(ended)
         finally:
             runs.remove(log)
+            allowance.line.leave(place)
         return lines.response

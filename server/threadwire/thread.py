@@ -17,6 +17,7 @@ from typing import Any
 import uuid_utils
 
 from threadwire.admission import Admission
+from threadwire.allowance import Allowance
 from threadwire.attachment import Attached, place, resumable
 from threadwire.conversation import Conversation
 from threadwire.errors import (
@@ -24,6 +25,7 @@ from threadwire.errors import (
     StorageError,
     ThreadwireError,
 )
+from threadwire.history import user_wire
 from threadwire.inbox import Answer, Inbox, Operation
 from threadwire.intake import Intake
 from threadwire.journal import Journal, Record
@@ -51,6 +53,7 @@ class ThreadParts:
 
     turns: TurnParts
     journal: Journal
+    allowance: Allowance
     multitask_strategy: MultitaskStrategy
     max_queued: int
     disconnect_grace_seconds: float
@@ -76,7 +79,9 @@ class Thread:
         self._intake = Intake(
             self._said, self._rewind, self._record, graph=graph, storage=storage, strategy=parts.multitask_strategy
         )
-        self._turns = Turns(self._said, self._question, self._turn_ended)
+        self._turns = Turns(
+            self._said, self._question, parts.allowance.line, ended=self._turn_ended, waits=self._tell_queued
+        )
         self._readers = Readers(parts.disconnect_grace_seconds, self._alone)
         self._inbox = Inbox(thread_id, self._before)
         self._admission = Admission(
@@ -89,6 +94,8 @@ class Thread:
             storage=storage,
             make_turn=self._turn,
             max_queued=parts.max_queued,
+            allowance=parts.allowance,
+            tell_queued=self._tell_queued,
         )
         self._loading = asyncio.Lock()
         self._loaded = minted
@@ -210,6 +217,19 @@ class Thread:
 
     def _turn(self, row: RunRow) -> Turn:
         return Turn(row, self._parts.turns, self._said, self._rewind, self._record, raw=self.raw)
+
+    def _tell_queued(self, turn: Turn) -> None:
+        """Tell the place of a turn that waits; of one that brings a message."""
+        row = turn.row
+        if row.message_id is not None:
+            self._record.tell(
+                {
+                    "type": "run_queued",
+                    "run_id": row.run_id,
+                    "message": user_wire(row.request["content"], row.message_id),
+                    "position": self._turns.position(turn),
+                }
+            )
 
     def created(self) -> None:
         """Its row was made without a command."""

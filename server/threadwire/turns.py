@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from threadwire.conversation import Conversation
+from threadwire.line import Line, Place
 from threadwire.question import Question
 from threadwire.turn import Turn
 
@@ -19,9 +20,17 @@ _RETRY_SECONDS = 1.0
 
 
 class Turns:
-    """See the module. ``ended`` is called after each turn."""
+    """See the module. ``ended`` is called after each turn, ``waits`` where the next has to wait for other threads'."""
 
-    def __init__(self, conversation: Conversation, question: Question, ended: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        conversation: Conversation,
+        question: Question,
+        line: Line,
+        *,
+        ended: Callable[[], None],
+        waits: Callable[[Turn], None],
+    ) -> None:
         #: The one in hand.
         self.current: Turn | None = None
         #: The ones that wait.
@@ -33,6 +42,10 @@ class Turns:
         self._conversation = conversation
         self._question = question
         self._ended = ended
+        self._waits = waits
+        self._line = line
+        # The thread's place among those whose next turn may run, until it is taken.
+        self._place: Place | None = None
         self._taking: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
 
@@ -67,15 +80,48 @@ class Turns:
         """Take the next turn, if there is none in hand and it may be taken."""
         if self._taking is not None:
             return False
-        if self.queue and not self._held(self.queue[0]):
+        head = self.queue[0] if self.queue and not self._held(self.queue[0]) else None
+        if head is not None and (head.stopped is not None or self._may_run(head)):
             turn = self.current = self.queue.popleft()
+            place = None
+            if turn.stopped is None:
+                place, self._place = self._place, None
             # Begun here and not in the task: a cancel may come before the task has started.
             turn.begin()
-            self._taking = asyncio.create_task(self._take(turn), name=f"turn {turn.run_id}")
+            self._taking = asyncio.create_task(self._take(turn, place), name=f"turn {turn.run_id}")
             return True
+        if head is None:
+            self._give_up_place()
         if self.owing and self._retry is None:
-            self._taking = asyncio.create_task(self._take(None), name="debts")
+            self._taking = asyncio.create_task(self._take(None, None), name="debts")
         return False
+
+    def _may_run(self, turn: Turn) -> bool:
+        """Whether it is this thread's time, among all that have something to run; else it gets in line."""
+        if self._place is None:
+            self._place = self._line.join(turn.row.owner, self._pump_soon)
+        return self._place.granted
+
+    def _pump_soon(self) -> None:
+        # It is called from within some other thread's end.
+        asyncio.get_running_loop().call_soon(self.pump)
+
+    def _give_up_place(self) -> None:
+        if self._place is not None:
+            self._line.leave(self._place)
+            self._place = None
+
+    @property
+    def in_line(self) -> bool:
+        """Whether the next turn waits for those of other threads."""
+        return self._place is not None
+
+    def position(self, turn: Turn) -> int:
+        """The place of a turn that waits: behind this thread's own turns; the first of them, behind other threads'."""
+        if self._place is not None and self.queue[0] is turn:
+            return self._line.position(self._place)
+        before = tuple(self.queue)[: self.queue.index(turn) + 1]
+        return sum(waiting.stopped is None for waiting in before)
 
     def _held(self, turn: Turn) -> bool:
         if turn.stopped == "deleted":
@@ -89,8 +135,8 @@ class Turns:
     def _superseding(self) -> Turn | None:
         return next((turn for turn in self if turn.supersedes and turn.stopped is None), None)
 
-    async def _take(self, turn: Turn | None) -> None:
-        """Take one turn; None: only what is owed."""
+    async def _take(self, turn: Turn | None, place: Place | None) -> None:
+        """Take one turn, which leaves ``place`` in the end; None: only what is owed."""
         try:
             await self._pay()
             if turn is not None:
@@ -99,12 +145,15 @@ class Turns:
         finally:
             self.current = self._taking = None
             self._conversation.moved(None)
+            if place is not None:
+                self._line.leave(place)
         if turn is not None:
             self._ended()
             if turn.owed is not None:
                 self.owing.append(turn)
                 self._retry_later()
-        self.pump()
+        if not self.pump() and self._place is not None and not self._place.granted:
+            self._waits(self.queue[0])
 
     async def _give_up_question(self, turn: Turn) -> None:
         if self._conversation.waiting:
@@ -141,6 +190,7 @@ class Turns:
         """Its thread is deleted: nothing more is to be written."""
         self.queue.clear()
         self.owing.clear()
+        self._give_up_place()
         if self._retry is not None:
             self._retry.cancel()
 

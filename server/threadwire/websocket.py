@@ -20,6 +20,10 @@ from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 CLOSE_SECONDS = 5.0
 #: How often a connection that only waits for its client's end looks for it.
 _LOOK_SECONDS = 0.05
+#: What asyncio lets wait for a socket that does not take it, before sending waits.
+_USUAL_BYTES = 65_536
+#: Pings and pongs of one client that are taken before the others have their turn.
+_BEATS_AT_ONCE = 64
 #: What a client may say in a close frame and we may not repeat (RFC 6455, 7.4.1); 0 is aiohttp's for no code at all.
 _NOT_FOR_THE_WIRE = frozenset({0, 1005, 1006, 1015})
 
@@ -31,7 +35,10 @@ class _Response(web.WebSocketResponse):
 
 
 class WebSocket:
-    """One connection's socket. ``on_beat(alive)`` is called every ``heartbeat_seconds`` (0: never)."""
+    """One connection's socket. ``on_beat(alive)`` is called every ``heartbeat_seconds`` (0: never).
+
+    Beyond ``buffered_bytes`` of what its client has not taken, or what is usual where that is less, sending waits.
+    """
 
     def __init__(
         self,
@@ -39,6 +46,7 @@ class WebSocket:
         protocol: str,
         heartbeat_seconds: float,
         max_message_bytes: int,
+        buffered_bytes: int,
         on_beat: Callable[[bool], None],
     ) -> None:
         self.response = _Response(
@@ -49,7 +57,9 @@ class WebSocket:
             max_msg_size=max_message_bytes + 1 if max_message_bytes else 0,
             # Deflate costs memory and time per socket and gains little on frames of a few words.
             compress=False,
+            writer_limit=min(buffered_bytes or _USUAL_BYTES, _USUAL_BYTES),
         )
+        self._buffered_bytes = buffered_bytes
         #: The code of the close frame that was sent or received first; None while it is open, or was lost.
         self.close_code: int | None = None
         self._heartbeat_seconds = heartbeat_seconds
@@ -64,6 +74,8 @@ class WebSocket:
         """Upgrade. Raises ``web.HTTPBadRequest`` where the request is none, ``ConnectionError`` where it is gone."""
         await self.response.prepare(request)
         self._transport = request.transport
+        if self._transport is not None and 0 < self._buffered_bytes < _USUAL_BYTES:
+            self._transport.set_write_buffer_limits(self._buffered_bytes)
         self._wait_a_beat()
 
     async def send(self, data: bytes) -> None:
@@ -77,6 +89,7 @@ class WebSocket:
 
     async def receive(self) -> WSMessage:
         """The next ``TEXT`` or ``BINARY`` message, or of another type: the end. Pings are answered here."""
+        beats = 0
         while True:
             message: WSMessage = await self.response.receive()
             self._heard = True
@@ -85,6 +98,10 @@ class WebSocket:
                     await self.response.pong(message.data)
             elif message.type is not WSMsgType.PONG:
                 return message
+            beats += 1
+            if beats % _BEATS_AT_ONCE == 0:
+                # As long as there are more, neither reading nor answering waits for anything.
+                await asyncio.sleep(0)
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -112,7 +129,7 @@ class WebSocket:
         if last.type is WSMsgType.CLOSE:
             if self.close_code is None:
                 self.close_code = last.data
-            await self.send_close(1000 if last.data in _NOT_FOR_THE_WIRE else last.data)
+            await self.send_close(_echo(last.data))
         elif isinstance(last.data, WebSocketError):
             await self.send_close(last.data.code, str(last.data))
             await self._until_gone()
@@ -157,3 +174,10 @@ class WebSocket:
         self._on_beat(alive)
         if alive:
             self._wait_a_beat()
+
+
+def _echo(code: int) -> int:
+    """The code that answers a client's close: its own, where that may be said (RFC 6455, 7.4)."""
+    if code in _NOT_FOR_THE_WIRE:
+        return 1000
+    return code if code < 5000 else 1002

@@ -955,3 +955,32 @@ class StorageContract:
         assert await storage.read_log("t2") is None
         assert await storage.read_frames("t2") == []
         assert await storage.turn_base("t2", "m-r1") == (base,)
+
+    # --- spending -----------------------------------------------------------------------------------------------------
+
+    async def test_a_runs_end_is_spent_once(self, storage: Storage) -> None:
+        """What a run has used is its user's, on the day of its end: once, however often that is written."""
+        day = 20_000
+        for run_id, user in (("r1", "ada"), ("r2", "bob"), ("r3", None)):
+            row = a_run(run_id)
+            row.thread_id = f"of {user}"
+            if user is not None:
+                row.request["user"] = {"identity": user}
+            await accept(storage, row)
+        usage = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
+        for run_id in ("r1", "r2", "r3", "r1"):
+            end = RunEnd(run_id, "completed", None, None, usage, day * 86_400.0 + 5, "idle", [])
+            await storage.write([], [end])
+        assert [await storage.tokens_spent(user, day) for user in ("ada", "bob", "", "eve")] == [7, 7, 7, 0]
+        assert await storage.tokens_spent("ada", day + 1) == 0
+        await storage.spend_tokens("ada", day, 5)
+        await storage.spend_tokens("eve", day + 1, 1)
+        assert await storage.tokens_spent("ada", day) == 12
+        await storage.delete_thread("of ada")
+        assert await storage.tokens_spent("ada", day) == 12
+
+    async def test_a_run_without_usage_spends_nothing(self, storage: Storage) -> None:
+        """A run that says nothing of tokens is nobody's."""
+        await accept(storage, a_run())
+        await storage.write([], [RunEnd("r1", "cancelled", "client", None, None, 5.0, "idle", [])])
+        assert await storage.tokens_spent("", 0) == 0

@@ -102,7 +102,7 @@ def _check(content: Content, where: str, command_id: str | None) -> None:
     for index, block in enumerate(content):
         kind = block.get("type")
         field = f"{where}.{index}"
-        if kind not in INPUT_BLOCKS:
+        if not isinstance(kind, str) or kind not in INPUT_BLOCKS:
             known = ", ".join(INPUT_BLOCKS)
             came = repr(kind[:64]) if isinstance(kind, str) else _json_type(kind)
             raise _with_id(InvalidArgument(f"{field}.type", f"expected one of {known}; got {came}"), command_id)

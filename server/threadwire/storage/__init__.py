@@ -374,6 +374,17 @@ class Storage(Protocol):
         """All tokens there are; another process makes and revokes them."""
         ...
 
+    async def tokens_spent(self, user: str, day: int) -> int:
+        """How many tokens the user's runs have used on that day (UTC, from the epoch); each ``RunEnd`` counts its own.
+
+        Days that are over may be forgotten.
+        """
+        ...
+
+    async def spend_tokens(self, user: str, day: int, tokens: int) -> None:
+        """Add what something that is no run of a thread has used."""
+        ...
+
     async def secret(self, name: str) -> bytes:
         """32 random bytes under that name, made when first asked for and the same ever after."""
         ...

@@ -111,6 +111,25 @@ MIGRATIONS = (
     );
     CREATE TABLE secrets (name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL)
     """,
+    # What users have spent is counted where a run's end is written, whoever writes it, and outlives its thread.
+    """
+    CREATE TABLE spending (
+        day INTEGER NOT NULL,
+        user TEXT NOT NULL,
+        tokens INTEGER NOT NULL,
+        PRIMARY KEY (day, user)
+    ) WITHOUT ROWID;
+    CREATE TRIGGER runs_spend AFTER UPDATE OF ended_at ON runs
+    WHEN OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL AND json_extract(NEW.usage, '$.total_tokens') > 0
+    BEGIN
+        INSERT INTO spending VALUES (
+            CAST(NEW.ended_at / 86400 AS INTEGER),
+            coalesce(json_extract(NEW.request, '$.user.identity'), ''),
+            json_extract(NEW.usage, '$.total_tokens')
+        ) ON CONFLICT (day, user) DO UPDATE SET tokens = tokens + excluded.tokens;
+        DELETE FROM spending WHERE day < CAST(NEW.ended_at / 86400 AS INTEGER) - 7;
+    END
+    """,
 )
 
 # The columns of ``runs`` are the fields of ``RunRow``, in their order.
@@ -125,6 +144,8 @@ TOUCH = VALUES + (  # noqa: S608 -- our own names
 )
 NEW_LOG = "INSERT INTO logs VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 TOKENS = f"SELECT {', '.join(column.name for column in fields(TokenRow))} FROM tokens"  # noqa: S608 -- our own names
+SPENT = "SELECT tokens FROM spending WHERE day = ? AND user = ?"
+SPEND = "INSERT INTO spending VALUES (?, ?, ?) ON CONFLICT (day, user) DO UPDATE SET tokens = tokens + excluded.tokens"
 UNFINISHED = RUNS + "WHERE status IN ('queued', 'running') "
 
 
@@ -261,6 +282,19 @@ class SqliteStorage(SqliteJournal, SqlitePruning):
     async def tokens(self) -> list[TokenRow]:
         """All tokens there are."""
         return [TokenRow(*row) for row in await self._read(TOKENS)]
+
+    async def tokens_spent(self, user: str, day: int) -> int:
+        """How many tokens the user's runs have used on that day."""
+        rows = await self._read(SPENT, day, user)
+        return int(rows[0][0]) if rows else 0
+
+    async def spend_tokens(self, user: str, day: int, tokens: int) -> None:
+        """Add what something that is no run of a thread has used."""
+
+        async def spend() -> None:
+            await self._writer.execute(SPEND, (day, user, tokens))
+
+        await self._write(spend)
 
     async def secret(self, name: str) -> bytes:
         """32 random bytes under that name, made when first asked for."""

@@ -13,6 +13,7 @@ from typing import Any, Unpack
 from aiohttp import web
 
 from threadwire.app import make_app
+from threadwire.arrivals import Site
 from threadwire.client import Chat, connect
 from threadwire.client.options import ConnectOptions
 from threadwire.settings import Settings
@@ -32,6 +33,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.app: web.Application = make_app(settings)
+        self._handshake_seconds = settings.server.handshake_timeout_seconds
         # As the real one runs: a lost socket does not cancel its handler.
         self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
         self.host = "127.0.0.1"
@@ -50,7 +52,7 @@ class Server:
     async def start(self) -> None:
         """Open everything and listen; raises ``StartupError``."""
         await self._runner.setup()
-        await web.TCPSite(self._runner, self.host, 0).start()
+        await Site(self._runner, self.host, 0, seconds=self._handshake_seconds).start()
         self.port = self._runner.addresses[0][1]
 
     async def close(self) -> None:
