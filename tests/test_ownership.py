@@ -15,7 +15,7 @@ from conftest import Serve
 from harness import Served
 from threadwire.auth import ANONYMOUS, User
 from threadwire.ownership import NoSuchThread, Ownership
-from who import ALICE, BOB, JWT, TOKENS, attach, call, connect, signed, thread_of
+from who import ALICE, BOB, JWT, NO_RATES, TOKENS, attach, call, connect, signed, thread_of
 
 OWN_IDS = ["t1", "mine", "3f0c9d5e-6e0e-4d0a-9d44-3a1f6a3d2b10", "01890a5d-ac96-774b-bcce-b302099a8057", "x" * 128]
 
@@ -175,7 +175,7 @@ async def test_queued_turns_keep_their_user(serve: Serve) -> None:
     await socket.until("run_started")
     assert (await socket.ask("send", content="two"))["type"] == "ack"
     await first.server.close()
-    again = await serve("owned_graphs:who", auth=JWT, database=first.database)
+    again = await serve("owned_graphs:who", auth=JWT, limits=NO_RATES, database=first.database)
     socket = await attach(again, token, thread_id=thread_id)
     while True:
         messages = (await socket.ask("history"))["messages"]
