@@ -21,6 +21,10 @@ from harness import Provider, Served, start_provider
 from process import ServerProcess
 from threadwire import logs
 from threadwire.testing.server import Server, settings_for
+from wiretap import tap
+
+# Before the first server of this process, and for those it starts.
+tap.start()
 
 Serve = Callable[..., Awaitable[Served]]
 Servers = Callable[[str], ServerProcess]
@@ -39,6 +43,14 @@ def _leaks() -> Iterator[None]:
     gc.collect()
 
 
+@pytest.fixture(autouse=True)
+def wiretapped() -> Iterator[Callable[[], list[str]]]:
+    """No test's server sends a secret. Gives what takes the finds so far, for a test that lets one out on purpose."""
+    yield tap.finds
+    found = tap.finds()
+    assert not found, "\n".join(found)
+
+
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
     # However many sockets a test opens, none waits for another to be closed.
@@ -53,7 +65,8 @@ async def serve(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator
 
     async def start(graph: str | None = None, *, database: Path | None = None, **sections: Any) -> Served:
         path = database or tmp_path / "threadwire.db"
-        server = Server(settings_for(path, graph, sections))
+        planted = {"agent": {"system_prompt": f"Be brief. {tap.PROMPT}", **sections.pop("agent", {})}}
+        server = Server(settings_for(path, graph, {**planted, **sections}))
         await server.start()
         started.append(Served(server, session, path))
         return started[-1]

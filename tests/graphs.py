@@ -8,8 +8,12 @@ from typing import Any
 
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
+from langgraph.config import get_stream_writer
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
+
+from threadwire.testing import ScriptedModel, calls
+from wiretap import tap
 
 #: HTTP clients of the models in use; ``close_clients`` ends them in the loop they were used in.
 _clients: list[Any] = []
@@ -29,7 +33,7 @@ def chat_openai(**options: Any) -> Any:
         http_async_client=_clients[-1],
         model="simulated",
         base_url=os.environ["PROVIDER_URL"],
-        api_key="none",
+        api_key=tap.KEY,
         stream_usage=True,
         max_retries=0,
         **options,
@@ -75,7 +79,7 @@ async def hang() -> str:
 @tool
 async def fail() -> str:
     """Raise."""
-    raise ValueError("secret-in-exception")
+    raise ValueError(tap.EXCEPTION)
 
 
 def tool_loop(tools: list[Any]) -> Any:
@@ -97,3 +101,27 @@ def tool_loop(tools: list[Any]) -> Any:
 def agent(_config: Any) -> Any:
     """A tool-calling loop through the real ChatOpenAI: ``/tool add {"a": 1, "b": 2}`` makes the model call it."""
     return tool_loop([add, hang, fail])
+
+
+def forgiving(_config: Any) -> Any:
+    """A tool that raises, in a tool node that tells the model what it raised."""
+    model = ScriptedModel(calls(("fail", {})), "It failed.").bind_tools([fail])
+
+    async def call(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    builder: Any = StateGraph(MessagesState)
+    builder.add_node("model", call)
+    builder.add_node("tools", ToolNode([fail], handle_tool_errors=True))
+    builder.add_edge(START, "model").add_conditional_edges("model", tools_condition).add_edge("tools", "model")
+    return builder.compile()
+
+
+async def _wait(state: MessagesState) -> dict[str, Any]:
+    get_stream_writer()("before the wait")
+    await asyncio.Event().wait()
+    return {}
+
+
+#: Says something that no message is, and never ends.
+waits = StateGraph(MessagesState).add_node("wait", _wait).add_edge(START, "wait")

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 
 from harness import DEADLINE, Served, eventually
+from wiretap import tap
 
 _URL = re.compile(r"http://127\.0\.0\.1:\d+")
 
@@ -21,6 +22,8 @@ FAILPOINT = Path(__file__).parent / "failpoint.py"
 
 #: What the tests' servers are configured with, unless a test says otherwise.
 DEFAULTS = {
+    "THREADWIRE_AGENT__SYSTEM_PROMPT": f"Be brief. {tap.PROMPT}",
+    "THREADWIRE_MODEL__API_KEY": tap.KEY,
     "THREADWIRE_MODEL__NAME": "simulated",
     "THREADWIRE_MODEL__SIMULATED__TOKENS_PER_SECOND": "0",
     "THREADWIRE_MODEL__SIMULATED__FIRST_TOKEN_MS": "0",

@@ -20,8 +20,10 @@ from langchain_core.messages import (
     BaseMessage,
     HumanMessage,
     RemoveMessage,
+    SystemMessage,
     ToolMessage,
 )
+from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.tools import BaseTool
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.prebuilt import ToolRuntime
@@ -31,7 +33,7 @@ from conftest import Serve
 from harness import Provider, Socket, eventually
 from threadwire.agent import open_agent
 from threadwire.agent.arithmetic import evaluate, show
-from threadwire.agent.context import context_budget, fit
+from threadwire.agent.context import IMAGE_TOKENS, _tokens, context_budget, fit
 from threadwire.agent.messages import fold_messages
 from threadwire.agent.tools import make_tools
 from threadwire.graph import open_agent_graph
@@ -392,6 +394,24 @@ def test_a_huge_result_is_cut() -> None:
     assert 4000 < len(sent[2].text) < 8000
     assert "more characters do not fit" in sent[2].text
     assert len(result.text) == 100_000
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        HumanMessage(""),
+        HumanMessage("Hello, you."),
+        HumanMessage("Hello", name="ada"),
+        HumanMessage([{"type": "text", "text": "Hello"}, {"type": "image_url", "image_url": {"url": "x"}}]),
+        AIMessage("What a day"),
+        AIMessage("", tool_calls=[{"name": "add", "args": {"a": 1}, "id": "1"}]),
+        ToolMessage("3", tool_call_id="1"),
+        SystemMessage("Be brief."),
+    ],
+)
+def test_tokens_are_counted_as_langchain_does(message: AnyMessage) -> None:
+    """The quick way for messages that are but text counts what LangChain's counts."""
+    assert _tokens(message) == count_tokens_approximately([message], tokens_per_image=IMAGE_TOKENS)
 
 
 def test_scripts_other_than_latin_are_counted() -> None:

@@ -42,6 +42,7 @@ class Settings:
     temperature: float | None = None
     max_tokens: int | None = None
     api_key: SecretStr | None = None
+    stock_client: bool = False
     simulated: Simulated = field(default_factory=Simulated)
 
 

@@ -42,6 +42,7 @@ from threadwire.journal import Journal
 from threadwire.logs import get_logger
 from threadwire.models import open_model
 from threadwire.ownership import Ownership
+from threadwire.openapi import OpenApiRoutes
 from threadwire.protocol import SUBPROTOCOL, CloseCode
 from threadwire.run import RunLimits
 from threadwire.settings import Settings
@@ -102,11 +103,13 @@ def make_app(settings: Settings) -> web.Application:
     app.on_shutdown.append(_shut_down)
     gate.add_to(app)
     app.router.add_get(SOCKET, _connector(settings, gate))
+    app.on_response_prepare.append(http.harden)
     http.Routes(settings.runs.on_disconnect).add_to(app.router)
     resources.ThreadRoutes(settings.runs.on_disconnect).add_to(app.router)
     states.StateRoutes().add_to(app.router)
     stateless.StatelessRoutes(settings.events).add_to(app.router)
     page.PageRoutes(page.client_folder()).add_to(app.router)
+    OpenApiRoutes().add_to(app.router)
     return app
 
 
@@ -132,7 +135,8 @@ async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None
                 saver=storage.saver(),
             )
         else:
-            app[MODEL] = {"name": "graph", "why": f"{settings.graph} brings its own"}
+            # Readers are told this: where the graph is, is not for them.
+            app[MODEL] = {"name": "graph", "why": "the served graph brings its own"}
             opening = open_graph(settings.graph, saver=storage.saver())
         graph = await stack.enter_async_context(opening)
         app[resources.GRAPH] = graph

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, WithJsonSchema
 
 from threadwire.errors import InvalidArgument
 from threadwire.jsonsafe import MAX_VALUE_DEPTH, is_deeper
-from threadwire.protocol import check_thread_id
-from threadwire.snapshots import THREAD_FIELDS, is_state_field
+from threadwire.protocol import THREAD_ID, WHOLE, check_thread_id
+from threadwire.snapshots import STATE_FIELDS, THREAD_FIELDS, is_state_field
 from threadwire.storage import ThreadQuery, ThreadSort, ThreadStatus
 
 #: Fields of the Agent Server's that are not supported.
@@ -24,8 +24,8 @@ MAX_LIMIT = 1000
 
 Model = TypeVar("Model", bound=BaseModel)
 Metadata = dict[str, Any]
-Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT)]
-ThreadId = Annotated[str, AfterValidator(check_thread_id)]
+Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT), WHOLE]
+ThreadId = Annotated[str, AfterValidator(check_thread_id), WithJsonSchema({"type": "string", "pattern": THREAD_ID})]
 
 
 def _thread_field(name: str) -> str:
@@ -40,7 +40,17 @@ def _state_field(name: str) -> str:
     return name
 
 
-StateField = Annotated[str, StringConstraints(max_length=256), AfterValidator(_state_field)]
+#: A field of the state, or one of its values.
+STATE_FIELD = rf"^(?:{'|'.join(STATE_FIELDS)}|values\.[\s\S]+)$"
+StateField = Annotated[
+    str,
+    StringConstraints(max_length=256),
+    AfterValidator(_state_field),
+    WithJsonSchema({"type": "string", "maxLength": 256, "pattern": STATE_FIELD}),
+]
+ThreadField = Annotated[
+    str, AfterValidator(_thread_field), WithJsonSchema({"type": "string", "enum": list(THREAD_FIELDS)})
+]
 
 
 class _Body(BaseModel):
@@ -79,10 +89,10 @@ class SearchThreads(CountThreads):
     """``POST /threads/search``: a page of them."""
 
     limit: Limit | None = None
-    offset: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    offset: Annotated[int, Field(ge=0, le=2**53), WHOLE] | None = None
     sort_by: ThreadSort | None = None
     sort_order: Literal["asc", "desc"] | None = None
-    select: list[Annotated[str, AfterValidator(_thread_field)]] | None = None
+    select: list[ThreadField] | None = None
 
 
 class CheckpointRef(BaseModel):
@@ -108,7 +118,10 @@ class ReadHistory(_Body):
 
     limit: Limit | None = None
     before: Annotated[str, StringConstraints(max_length=128)] | CheckpointRef | None = None
-    metadata: Metadata | None = None
+    #: The keys' form is the saver's, which refuses others by itself.
+    metadata: (
+        Annotated[Metadata, Field(json_schema_extra={"propertyNames": {"pattern": r"^[A-Za-z0-9_.-]+$"}})] | None
+    ) = None
     checkpoint: CheckpointRef | None = None
     select: list[StateField] | None = None
 

@@ -5,6 +5,7 @@ Pure: knows no graph, no storage, no clock. Message classes and content blocks a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,6 +25,12 @@ CutStatus = Literal["cancelled", "failed", "lost"]
 
 #: Under this key of ``response_metadata`` a cut-off answer says how it ended; providers are not sent that field.
 STATUS_KEY = "threadwire_status"
+
+#: The templates of ``langgraph.prebuilt.tool_node`` (1.2) that an exception goes into; the second was an earlier one's.
+_CAUGHT = re.compile(
+    r"Error: .*\n Please fix your mistakes\.\Z|Error executing tool '.*\n Please fix the error and try again\.\Z",
+    re.DOTALL,
+)
 
 _CLOSED = {
     "cancelled": "The tool was cancelled before it finished.",
@@ -70,11 +77,25 @@ def to_wire(message: BaseMessage, identity: str) -> dict[str, Any]:
     return wire
 
 
+def without_exception(message: BaseMessage) -> BaseMessage:
+    """The message as readers may see it: what LangGraph's ToolNode says of an exception it caught is for the model.
+
+    That is the exception's own words, and they can hold anything. An error that the tool's author has put into words
+    (``ToolException``, a handler of one's own) is left as it is, and so is what is wrong with a call's arguments.
+    """
+    if not isinstance(message, ToolMessage) or message.status != "error" or not isinstance(message.content, str):
+        return message
+    if not _CAUGHT.match(message.content):
+        return message
+    return message.model_copy(update={"content": f"The tool {message.name or ''} failed.".replace("  ", " ")})
+
+
 def content_of(message: BaseMessage) -> str | list[dict[str, Any]]:
     """A message's content: its text where it is nothing but text, else LangChain's standard blocks.
 
     Tool calls are left out: they have a place of their own.
     """
+    message = without_exception(message)
     if isinstance(message.content, str):
         return message.content
     blocks = [dict(block) for block in message.content_blocks if not str(block.get("type", "")).startswith("tool_call")]

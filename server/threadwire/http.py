@@ -201,6 +201,29 @@ def _run_finished(row: RunRow) -> dict[str, Any]:
     }
 
 
+#: Of every answer that does not say otherwise: it is what it says it is, and nobody else's to keep.
+HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
+async def harden(_request: web.Request, response: web.StreamResponse) -> None:
+    """Put ``HEADERS`` on an answer that is about to be sent; which versions answer is nobody's business."""
+    response.headers["Server"] = "threadwire"
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+def _refusal(request: web.Request, error: web.HTTPException) -> str:
+    """What aiohttp refuses, as a sentence that says what was expected and what came."""
+    came = f"{request.method} {request.path[:200]}"
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return f"expected {' or '.join(sorted(error.allowed_methods))} of this path, got {came}"
+    if isinstance(error, web.HTTPNotFound):
+        return f"there is nothing here: {came}"
+    if request.path == "/ws":
+        return "expected the upgrade to a WebSocket of version 13, got a request without its headers"
+    return str(error.reason)
+
+
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Failures of handlers as the error body; what nobody foresaw as ``internal``, with a log line."""
@@ -211,7 +234,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        body = {"error": {"code": error.reason.lower().replace(" ", "_"), "message": error.reason}}
+        body = {"error": {"code": error.reason.lower().replace(" ", "_"), "message": _refusal(request, error)}}
         # Of its headers only the one that says what would have been allowed is about the answer.
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
         return web.json_response(body, status=error.status, headers=headers)

@@ -160,6 +160,10 @@ class Model(Section):
         Temperature | None, Field(description="Sampling temperature; null: the provider's default.")
     ] = None
     max_tokens: Annotated[Positive | None, Field(description="Tokens in one answer; null: as many as it takes.")] = None
+    stock_client: Annotated[
+        bool,
+        Field(description="Stream through langchain-openai and openai as they come, at three times the CPU per token."),
+    ] = False
     simulated: Simulated = Simulated()
 
 

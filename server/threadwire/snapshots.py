@@ -10,8 +10,10 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from langchain_core.messages import BaseMessage
 from langgraph.types import Interrupt, StateSnapshot
 
+from threadwire.history import without_exception
 from threadwire.jsonsafe import json_safe
 from threadwire.storage import ThreadRow
 
@@ -77,8 +79,17 @@ def state_json(snapshot: StateSnapshot) -> dict[str, Any]:
 
 def values_json(snapshot: StateSnapshot) -> dict[str, Any]:
     """The state's values."""
-    found: dict[str, Any] = json_safe(snapshot.values, _WHOLE)
+    found: dict[str, Any] = json_safe(_shown(snapshot.values), _WHOLE)
     return found
+
+
+def _shown(values: Any) -> Any:
+    """What a graph keeps or a node gave, but for what exceptions said that a tool node caught."""
+    if isinstance(values, Mapping):
+        return {key: _shown(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_shown(value) for value in values]
+    return without_exception(values) if isinstance(values, BaseMessage) else values
 
 
 def selected_state(state: dict[str, Any], select: Collection[str]) -> dict[str, Any]:
@@ -108,7 +119,7 @@ def _task(task: Any) -> dict[str, Any]:
         "interrupts": [_interrupt(interrupt) for interrupt in task.interrupts],
         "checkpoint": _checkpoint(state) if state is not None and not is_snapshot else None,
         "state": state_json(state) if is_snapshot else None,
-        "result": json_safe(task.result, _WHOLE),
+        "result": json_safe(_shown(task.result), _WHOLE),
     }
 
 

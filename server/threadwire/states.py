@@ -43,7 +43,8 @@ class StateRoutes:
         """The thread's newest state, or the one of the checkpoint that the path names."""
         subgraphs = bodies.read_flag(request.query.get("subgraphs"), "subgraphs")
         select = bodies.read_select(request.query.getall("select", []))
-        checkpoint = bodies.CheckpointRef(checkpoint_id=request.match_info.get("checkpoint_id"))
+        path = {name: value for name, value in request.match_info.items() if name == "checkpoint_id"}
+        checkpoint = bodies.check(bodies.CheckpointRef, path)
         return await _state(request, checkpoint, select, subgraphs=subgraphs)
 
     async def state_at(self, request: web.Request) -> web.Response:

@@ -8,6 +8,7 @@ approximately.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from math import ceil
 from typing import Any
 
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
@@ -19,6 +20,8 @@ from langchain_core.messages.utils import count_tokens_approximately
 USABLE = 0.8
 #: What an image costs with most providers, more or less; LangChain's 85 is the smallest there is.
 IMAGE_TOKENS = 1000
+#: What LangChain counts as the role, of messages that are but text.
+_ROLES = {"human": "user", "ai": "assistant"}
 #: A tool result that has to be cut keeps at least this many characters.
 MIN_RESULT = 500
 
@@ -111,6 +114,10 @@ def _cut(message: ToolMessage, part: float) -> ToolMessage:
 
 def _tokens(message: AnyMessage) -> int:
     """An estimate: four characters a token, as LangChain has it; for other scripts than Latin's four bytes."""
+    content, role = message.content, _ROLES.get(message.type)
+    if role and type(content) is str and content.isascii() and not (message.name or getattr(message, "tool_calls", [])):
+        # What most messages are, counted as LangChain does, which takes 16 µs a message for it.
+        return ceil((len(content) + len(role)) / 4) + 3
     text = str(message.text)
     wider = 0 if text.isascii() else (len(text.encode("utf-8", "surrogatepass")) - len(text)) // 4
     return count_tokens_approximately([message], tokens_per_image=IMAGE_TOKENS) + wider

@@ -1,8 +1,8 @@
 """Where the tokens come from: ``open_model(settings)`` gives the chat model that ``model.name`` names.
 
-``openai.py`` is any OpenAI-compatible provider; ``local.py`` a small model on this machine, with ``weights.py``;
-``simulated.py`` says what ``script.py`` plans, without any. A model is imported when
-it is picked. Knows nothing of threads, runs or sockets.
+``openai.py`` is any OpenAI-compatible provider, through ``lean.py`` with its ``sse.py`` and ``transport.py``;
+``local.py`` a small model on this machine, with ``weights.py``; ``simulated.py`` says what ``script.py`` plans, without
+any. A model is imported when it is picked. Knows nothing of threads, runs or sockets.
 """
 
 from __future__ import annotations
@@ -71,6 +71,11 @@ class ModelSettings(Protocol):
     @property
     def api_key(self) -> SecretStr | None:
         """The provider's key; None looks for ``OPENAI_API_KEY`` in the environment."""
+        ...
+
+    @property
+    def stock_client(self) -> bool:
+        """Whether an OpenAI-compatible model is langchain-openai's as it comes, instead of ``lean.py``'s."""
         ...
 
     @property

@@ -19,13 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
-import openai
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from threadwire.errors import ModelError
 from threadwire.logs import get_logger
 from threadwire.models import llama
+from threadwire.models.openai import STREAMING, chat_class
+from threadwire.models.transport import open_http_client
 
 if TYPE_CHECKING:
     from threadwire.models import ModelSettings
@@ -57,10 +58,8 @@ class LocalServer:
         self.api_key = secrets.token_urlsafe(32)
         #: The child that runs now.
         self.pid: int | None = None
-        self.client = openai.DefaultAsyncHttpxClient(
-            trust_env=False,  # a proxy of the environment has no way to this loopback
-            event_hooks={"request": [self._direct]},
-        )
+        # A proxy of the environment has no way to this loopback.
+        self.client = open_http_client(use_proxies=False, event_hooks={"request": [self._direct]})
         #: Its port, or why it does not start; pending while it is starting.
         self._port: asyncio.Future[int | str] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -192,15 +191,12 @@ def open_chat_local(settings: ModelSettings, server: LocalServer, weights: Weigh
     extra: dict[str, Any] = {"max_tokens": limit} if limit else {}
     if weights:
         extra["repeat_penalty"] = weights.repeat_penalty
-    if "stream_chunk_timeout" in ChatOpenAI.model_fields:
-        options["stream_chunk_timeout"] = None  # as in openai.py
-    return ChatOpenAI(
+    return chat_class(settings)(
         model=server.alias,
         base_url="http://127.0.0.1/v1",  # the port is put in by the client's hook
         api_key=SecretStr(server.api_key),
         http_async_client=server.client,
-        streaming=True,
-        stream_usage=True,
+        **STREAMING,
         extra_body=extra or None,
         # What may be sent, for whoever trims conversations: the answer needs the rest.
         profile={"max_input_tokens": CONTEXT_TOKENS - min(limit or CONTEXT_TOKENS // 4, CONTEXT_TOKENS // 2)},

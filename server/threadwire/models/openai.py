@@ -7,27 +7,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import langchain_openai
 import openai
-from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
+
+from threadwire.models import lean
+from threadwire.models.transport import open_http_client
 
 if TYPE_CHECKING:
     from threadwire.models import ModelSettings
 
 #: Ollama, vLLM and the like ask for no key, but the SDK sends one always.
 NO_KEY = SecretStr("no-key")
+#: How a model streams.
+STREAMING: dict[str, Any] = {
+    "streaming": True,
+    "stream_usage": True,  # it is off by default with a base_url
+    # It costs an asyncio.wait_for a chunk; runs.timeout_seconds bounds a silent provider.
+    "stream_chunk_timeout": None,
+}
 
 
 def open_chat_openai(
     settings: ModelSettings, name: str, key: SecretStr | None
-) -> tuple[ChatOpenAI, openai.DefaultAsyncHttpxClient]:
+) -> tuple[langchain_openai.ChatOpenAI, openai.DefaultAsyncHttpxClient]:
     """A streaming ``ChatOpenAI`` for the model ``name``, and its HTTP client, to be closed by the caller.
 
     Without a ``key``, a dummy one is sent.
     """
     # ChatOpenAI's own client is shared by all of the process with the same base_url and closed by nobody; one of an
     # event loop that has ended fails the first request in the next loop (langchain-openai 1.7, _client_utils.py).
-    client = openai.DefaultAsyncHttpxClient()
+    client = openai.DefaultAsyncHttpxClient() if settings.stock_client else open_http_client()
     options: dict[str, Any] = {"http_async_client": client}
     if settings.base_url:
         options["base_url"] = settings.base_url
@@ -38,8 +48,9 @@ def open_chat_openai(
         # (openai/openai.go) has only max_tokens and ignores the other; every such server takes max_tokens.
         compatible = {"extra_body": {"max_tokens": settings.max_tokens}}
         options |= compatible if settings.base_url else {"max_tokens": settings.max_tokens}
-    if "stream_chunk_timeout" in ChatOpenAI.model_fields:
-        # It costs an asyncio.wait_for a chunk; runs.timeout_seconds bounds a silent provider.
-        options["stream_chunk_timeout"] = None
-    # stream_usage is said since it is off by default with a base_url.
-    return ChatOpenAI(model=name, api_key=key or NO_KEY, streaming=True, stream_usage=True, **options), client
+    return chat_class(settings)(model=name, api_key=key or NO_KEY, **STREAMING, **options), client
+
+
+def chat_class(settings: ModelSettings) -> type[langchain_openai.ChatOpenAI]:
+    """The stock class where ``stock_client`` asks for it, else the lean one."""
+    return langchain_openai.ChatOpenAI if settings.stock_client else lean.ChatOpenAI

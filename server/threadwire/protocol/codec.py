@@ -27,7 +27,10 @@ MAX_WAITING_EVENTS = 128
 #: messages inside frames, must stay well below.
 MAX_DEPTH = 64
 
-_THREAD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}\Z")
+#: A thread's id, as a JSON Schema's pattern.
+THREAD_ID = r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$"
+# Python's $ lets a line's end pass.
+_THREAD_ID = re.compile(THREAD_ID.removeprefix("^").replace("$", r"\Z"))
 
 
 def decode(data: str | bytes) -> Command:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from threadwire.protocol.content import Content
 
-_UUID = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+#: A run's id, as a JSON Schema's pattern.
+RUN_ID = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 
 CommandId: TypeAlias = Annotated[str, StringConstraints(max_length=64)]
-RunId: TypeAlias = Annotated[str, StringConstraints(pattern=_UUID, max_length=36)]
+RunId: TypeAlias = Annotated[str, StringConstraints(pattern=RUN_ID, max_length=36)]
 MessageId: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 MultitaskStrategy: TypeAlias = Literal["enqueue", "reject", "interrupt", "rollback"]
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+#: For whole numbers, as JSON has them: 10.0 is one. Behind their bounds, which the schema would lose otherwise.
+WHOLE = BeforeValidator(_whole)
 
 _DATA = ("url", "base64", "file_id")
 #: Content blocks a user's message may hold, LangChain's standard ones that are input; each has one of these fields.
@@ -117,7 +126,7 @@ class History(_Command):
 
     type: Literal["history"]
     before: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
-    limit: Annotated[int, Field(ge=1, le=1000)] | None = None
+    limit: Annotated[int, Field(ge=1, le=1000), WHOLE] | None = None
 
 
 Names: TypeAlias = Annotated[
@@ -143,7 +152,7 @@ class Batch(_Command):
 
     type: Literal["batch"]
     inputs: Annotated[list[InputContent], Field(min_length=1, fail_fast=True)]
-    max_concurrency: Annotated[int, Field(ge=1)] | None = None
+    max_concurrency: Annotated[int, Field(ge=1), WHOLE] | None = None
     run_id: RunId | None = None
 
 
