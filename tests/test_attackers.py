@@ -76,7 +76,7 @@ class World:
 
 @pytest.fixture
 async def world(serve: Serve) -> World:
-    served = await serve("graphs:echo", auth=who.JWT, events={"allow_raw": True})
+    served = await serve("graphs:echo", auth=who.JWT, events={"allow_raw": True}, limits=who.NO_RATES)
     alice = signed("alice")
     socket = await attach(served, alice)
     frames = await socket.turn("the secret of alice")
@@ -195,7 +195,7 @@ async def test_other_threads_by_ones_own(world: World) -> None:
 
 async def test_every_command_of_who_has_been_shut_out(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     """Once a token is revoked, no command of its open socket is done, and no route takes it."""
-    served = await serve("graphs:echo", auth=who.TOKENS)
+    served = await serve("graphs:echo", auth=who.TOKENS, limits=who.NO_RATES)
     assert set(COMMAND_FIELDS) == set(COMMANDS)
     token = who.make_token(served.database, capsys, "carol")
     thread_id = await who.thread_of(served, token)

@@ -22,7 +22,7 @@ from threadwire.auth.tickets import MAX_TICKETS, TICKET_SECONDS, Tickets
 from threadwire.auth.tokens import Tokens
 from threadwire.errors import StartupError, Unauthorized
 from threadwire.storage import open_storage
-from who import ALICE, BOB, TOKENS, attach, base64url, bearer, call, connect, signed
+from who import ALICE, BOB, NO_RATES, TOKENS, attach, base64url, bearer, call, connect, signed
 from who import make_token as made
 
 # --- ways to bring one ---------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_any_text_is_a_token_or_none(text: str) -> None:
 
 async def test_any_token_is_refused(serve: Serve) -> None:
     """Whatever comes as a token that is none: 401 and 4401, never an error of ours, never in."""
-    served = await serve("graphs:echo", auth=TOKENS)
+    served = await serve("graphs:echo", auth=TOKENS, limits=NO_RATES)
     printable = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=80)
     asked = []
 

@@ -15,7 +15,7 @@ from conftest import Serve
 from harness import Served
 from threadwire.auth import ANONYMOUS, User
 from threadwire.ownership import NoSuchThread, Ownership
-from who import ALICE, BOB, JWT, TOKENS, attach, call, connect, signed, thread_of
+from who import ALICE, BOB, JWT, NO_RATES, TOKENS, attach, call, connect, signed, thread_of
 
 OWN_IDS = ["t1", "mine", "3f0c9d5e-6e0e-4d0a-9d44-3a1f6a3d2b10", "01890a5d-ac96-774b-bcce-b302099a8057", "x" * 128]
 
@@ -175,7 +175,7 @@ async def test_queued_turns_keep_their_user(serve: Serve) -> None:
     await socket.until("run_started")
     assert (await socket.ask("send", content="two"))["type"] == "ack"
     await first.server.close()
-    again = await serve("owned_graphs:who", auth=JWT, database=first.database)
+    again = await serve("owned_graphs:who", auth=JWT, limits=NO_RATES, database=first.database)
     socket = await attach(again, token, thread_id=thread_id)
     while True:
         messages = (await socket.ask("history"))["messages"]
@@ -237,6 +237,20 @@ async def test_the_store_is_per_user(serve: Serve) -> None:
     for token, text in ((ALICE, "alice 1"), (BOB, "bob 1"), (ALICE, "alice 2"), (BOB, "bob 2")):
         assert await told(served, token, content=text) == said[token]
         said[token].append(text)
+
+
+async def test_the_notebook_is_per_user(serve: Serve) -> None:
+    """The built-in agent's notebook is its user's, in all their threads, and nobody else's."""
+    served = await serve(auth=TOKENS)
+
+    async def use(token: str, call: str) -> Any:
+        socket = await attach(served, token)
+        await socket.turn(f"/tool {call}")
+        return socket.of("tool_result")[-1]["result"]
+
+    await use(ALICE, 'save_note {"title": "Plans", "text": "sail"}')
+    assert await use(BOB, "list_notes") == "The notebook is empty."
+    assert await use(ALICE, 'read_note {"title": "Plans"}') == "sail"
 
 
 async def test_the_user_stays_out_of_the_wire(serve: Serve) -> None:

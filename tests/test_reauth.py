@@ -9,7 +9,7 @@ import time
 
 from conftest import Serve
 from harness import eventually
-from who import ALICE, TOKENS, attach, call
+from who import ALICE, NO_RATES, TOKENS, attach, call
 
 HANDLER = {"mode": "custom", "handler": "auth_handlers:by_token"}
 
@@ -72,7 +72,7 @@ async def test_the_same_again_is_no_loop(serve: Serve) -> None:
 
 async def test_guessing_is_cut_off(serve: Serve) -> None:
     """Who tries token after token over one socket is cut off, as who breaks the protocol is."""
-    served = await serve("graphs:echo", auth=TOKENS)
+    served = await serve("graphs:echo", auth=TOKENS, limits=NO_RATES)
     socket = await attach(served, ALICE)
     for number in range(110):
         await socket.command("reauth", token=f"guess {number}")

@@ -18,6 +18,8 @@ SECRET = "a secret of the issuer's, long enough for HS512 as well: 64 bytes and 
 ALICE, BOB = "alices-own-token", "bobs-own-token"
 #: Of ``auth.mode: tokens``.
 TOKENS: dict[str, Any] = {"mode": "tokens", "tokens": {"alice": ALICE, "bob": BOB}}
+#: For tests that try more in a second than a user does; with auth on, rates are limited unless it is said otherwise.
+NO_RATES: dict[str, Any] = {"upgrades_per_second": 0, "commands_per_second": 0, "turns_per_minute": 0}
 #: Of ``auth.mode: jwt``.
 JWT: dict[str, Any] = {"mode": "jwt", "jwt": {"secret": SECRET}}
 
