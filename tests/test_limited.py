@@ -219,7 +219,9 @@ async def test_a_batch_spends_tokens(serve: Serve) -> None:
 
 async def test_what_waits_for_a_client_that_does_not_read(serve: Serve) -> None:
     """Beside the log no more than ``buffered_bytes`` and one frame wait for it, however much is said."""
-    served = await serve(limits={"buffered_bytes": 4096}, events={"allow_raw": True})
+    # Raw events have the prompt, which is let out here.
+    agent = {"system_prompt": "Be kind."}
+    served = await serve(limits={"buffered_bytes": 4096}, events={"allow_raw": True}, agent=agent)
     shrink_send_buffers(served)
     raw = await connect_raw(served, "thread_id=t1&raw=true", receive_buffer=4096)
     assert (await raw.next())["type"] == "ready"

@@ -26,6 +26,7 @@ SETTINGS = {
     "runs__disconnect_grace_seconds": "0.2",
     "log__keep_seconds": "1",
     "events__allow_raw": "true",
+    "agent__system_prompt": "Be kind.",
     "limits__batch_inputs": "20",
 }
 
