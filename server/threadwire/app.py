@@ -207,6 +207,7 @@ def _thread_parts(
         max_log_bytes=settings.log.max_bytes_per_thread,
         history_page=settings.limits.history_page or _NO_LIMIT,
         keep_checkpoints=settings.storage.keep_checkpoints,
+        allow_raw=settings.events.allow_raw,
     )
 
 

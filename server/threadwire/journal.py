@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from contextvars import Context
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -232,7 +233,8 @@ class Journal:
 
     def _start(self) -> None:
         if self._worker is None:
-            self._worker = asyncio.create_task(self._work(), name="journal")
+            # Not with the context of the node that happens to be telling something: it outlives its run.
+            self._worker = asyncio.create_task(self._work(), name="journal", context=Context())
 
     async def _work(self) -> None:
         try:

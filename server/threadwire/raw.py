@@ -68,9 +68,10 @@ class RawReader:
 
 
 class RawFeed:
-    """The raw events of one thread's runs."""
+    """The raw events of one thread's runs; ``allowed``: somebody may come to want them."""
 
-    def __init__(self, policy: Filter) -> None:
+    def __init__(self, policy: Filter, *, allowed: bool = True) -> None:
+        self.allowed = allowed
         self._policy = policy
         self._readers: set[RawReader] = set()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -115,35 +114,37 @@ class Run:
 
     async def _drive(self) -> None:
         graph = self._graph.for_run(self._storage.saver(self._fence), self._storage.fenced_store(self._fence))
-        raw, graph_name, mode = self._raw, self._graph.root_name, self.row.request.get("stream") or "events"
-        asked_by = self.row.request.get("user")
-        wanted = raw.wanted if mode == "events" else bool
-        stream = listen(
+        raw, graph_name, run_id = self._raw, self._graph.root_name, self.row.run_id
+        mode, asked_by = self.row.request.get("stream") or "events", self.row.request.get("user")
+        wanted = raw.wanted if raw.allowed and mode == "events" else None
+        feed, tell, fence, clock = self.transcript.feed, self._tell, self._fence, time.monotonic
+
+        def hear(event: Any) -> None:
+            if fence.closed:
+                return
+            if wanted is not None and wanted():
+                raw.publish(run_id, event, graph_name)
+            for frame, origin in feed(event, clock()):
+                tell(frame, origin)
+
+        await listen(
             graph,
             self._input(),
             {
                 "configurable": configurable(self.row.thread_id, asked_by),
-                "run_id": UUID(self.row.run_id),
+                "run_id": UUID(run_id),
                 # Kept with each checkpoint, under the Agent Server's name: whose it is, should we not live to say so.
-                "metadata": {"run_id": self.row.run_id},
+                "metadata": {"run_id": run_id},
                 "recursion_limit": self._limits.recursion_limit,
                 "callbacks": [Marker(self._marks, self._stop.is_asked)],
             },
             stream=mode,
             marks=self._marks,
             every=wanted,
+            hear=hear,
             durability=self._limits.durability,
             context=self._graph.check_context(self.row.request.get("context"), asked_by),
         )
-        feed, tell, fence, clock = self.transcript.feed, self._tell, self._fence, time.monotonic
-        async with aclosing(stream) as events:
-            async for event in events:
-                if fence.closed:
-                    return
-                if wanted():
-                    raw.publish(self.row.run_id, event, graph_name)
-                for frame, origin in feed(event, clock()):
-                    tell(frame, origin)
 
     def _input(self) -> Any:
         if self.row.trigger == "respond":

@@ -60,6 +60,7 @@ class ThreadParts:
     max_log_bytes: int
     history_page: int
     keep_checkpoints: int
+    allow_raw: bool
 
 
 class Thread:
@@ -68,7 +69,7 @@ class Thread:
     def __init__(self, thread_id: str, parts: ThreadParts, *, minted: bool = False) -> None:
         self.thread_id = thread_id
         self.log = Log(uuid_utils.uuid4().hex, parts.max_log_bytes, journaled=True)
-        self.raw = RawFeed(parts.turns.policy)
+        self.raw = RawFeed(parts.turns.policy, allowed=parts.allow_raw)
         self.deleted = False
         self._parts = parts
         graph, storage = parts.turns.graph, parts.turns.storage
