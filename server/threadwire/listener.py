@@ -7,6 +7,8 @@ What it says has the shape of ``astream_events(version="v2")`` (tried on langcha
 the same frames.
 """
 
+# ruff: noqa: ARG002, D102 -- the methods are LangChain's, and called when their names say
+
 from __future__ import annotations
 
 import asyncio
@@ -23,7 +25,7 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.tracers._streaming import _StreamingCallbackHandler
 
 
-class Listener(BaseCallbackHandler, _StreamingCallbackHandler[Any]):  # type: ignore[misc]
+class Listener(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
     """Gives ``hear`` the events of one run; always on the loop, also where a node runs in a thread."""
 
     #: Called in place, in the order of what happens.
@@ -39,11 +41,11 @@ class Listener(BaseCallbackHandler, _StreamingCallbackHandler[Any]):  # type: ig
         self._running: dict[UUID, dict[str, Any]] = {}
         self._parents: dict[UUID, UUID | None] = {}
 
-    def tap_output_aiter(self, run_id: UUID, output: AsyncIterator[Any]) -> AsyncIterator[Any]:  # noqa: ARG002
+    def tap_output_aiter(self, run_id: UUID, output: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """Leave a runnable's chunks as they are: no frame tells them."""
         return output
 
-    def tap_output_iter(self, run_id: UUID, output: Iterator[Any]) -> Iterator[Any]:  # noqa: ARG002
+    def tap_output_iter(self, run_id: UUID, output: Iterator[Any]) -> Iterator[Any]:
         """Leave them."""
         return output
 
@@ -112,11 +114,11 @@ class Listener(BaseCallbackHandler, _StreamingCallbackHandler[Any]):  # type: ig
         output = {} if first is None else getattr(first, "message", {"generations": [[{"text": first.text}]]})
         self._end(run_id, "end", output=output)
 
-    def on_llm_error(self, _error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
         """No event tells of it: the run's end does."""
         self._running.pop(run_id, None)
 
-    def on_tool_start(self, serialized: Any, _text: str, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_tool_start(self, serialized: Any, input_str: str, *, run_id: UUID, **kwargs: Any) -> None:
         self._start("tool", serialized, run_id, kwargs, kwargs.get("inputs") or {})
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **_kwargs: Any) -> None:
@@ -131,7 +133,7 @@ class Listener(BaseCallbackHandler, _StreamingCallbackHandler[Any]):  # type: ig
     def on_retriever_end(self, documents: Any, *, run_id: UUID, **_kwargs: Any) -> None:
         self._end(run_id, "end", output=documents)
 
-    def on_retriever_error(self, _error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
+    def on_retriever_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
         self._running.pop(run_id, None)
 
     def on_custom_event(
