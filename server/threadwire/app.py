@@ -25,7 +25,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 import threadwire
-from threadwire import http, logs, page, resources, stateless, states, tls
+from threadwire import http, logs, page, process, resources, stateless, states, tls
 from threadwire.allowance import Allowance, Caps, user_of
 from threadwire.arrivals import Site, begin, body_in_time
 from threadwire.auth import ADDRESS, GRANT, USER, Authenticator
@@ -45,6 +45,7 @@ from threadwire.ownership import Ownership
 from threadwire.openapi import OpenApiRoutes
 from threadwire.protocol import SUBPROTOCOL, CloseCode
 from threadwire.run import RunLimits
+from threadwire.seat import Seat
 from threadwire.settings import Settings
 from threadwire.storage import Storage, open_storage
 from threadwire.thread import ThreadParts
@@ -84,6 +85,7 @@ class Connections(set[Connection]):
 MODEL = web.AppKey("model", dict[str, str])
 CONNECTIONS = web.AppKey("connections", Connections)
 ALLOWANCE = web.AppKey("allowance", Allowance)
+CONNECTION = web.AppKey("connection", ConnectionSettings)
 
 
 def make_app(settings: Settings) -> web.Application:
@@ -147,6 +149,7 @@ async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None
         app[http.HUB] = hub = Hub(parts, settings.log.keep_seconds)
         fresh = fresh_parts(settings.runs, graph, storage.fenced_store, allowance)
         stateless.open_runs(app, settings.limits, fresh)
+        app[CONNECTION] = _connection_settings(settings, app)
         await hub.open()
         stack.push_async_callback(hub.close)
         if settings.auth.mode == "tokens":
@@ -218,7 +221,7 @@ def _connector(settings: Settings, gate: Gate) -> Handler:
         """``GET /ws``: refuse what the protocol refuses before the upgrade, attach the rest to their threads."""
         wanted = read_query(request.query, settings.runs.on_disconnect, allow_raw=settings.events.allow_raw)
         hub, connections = request.app[http.HUB], request.app[CONNECTIONS]
-        shared = _connection_settings(settings, request.app)
+        shared = request.app[CONNECTION]
         if (refusal := request.get(REFUSAL)) is not None:
             return await refused(request, shared, refusal)
         if hub.draining:
@@ -237,7 +240,7 @@ def _connector(settings: Settings, gate: Gate) -> Handler:
                 return await refused(request, shared, error)
             connections.add(connection)
             stack.callback(connections.discard, connection)
-            return await connection.serve(request, lambda: hub.get(thread_id, minted=minted), wanted)
+            return await connection.serve(request, lambda: Seat(hub, thread_id, minted=minted), wanted)
 
     refusing = 0
 
@@ -354,6 +357,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _serve(settings: Settings) -> None:
     server = settings.server
+    sockets = process.allow_files(server.max_connections)
+    if sockets is not None and sockets < server.max_connections:
+        logger.warning("fewer files than connections", files_for=sockets, max_connections=server.max_connections)
     app = make_app(settings)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
     await runner.setup()
@@ -368,6 +374,7 @@ async def _serve(settings: Settings) -> None:
             why = os.strerror(error.errno) if error.errno else str(error)
             hint = "take another port with --port" if error.errno == errno.EADDRINUSE else "check server.host"
             raise StartupError(f"cannot listen on {server.host}:{server.port}: {why}; {hint}") from error
+        process.calm_garbage_collector()
         _announce(settings, app, runner)
         await _wait_and_drain(app, server.drain_seconds)
     finally:
