@@ -179,6 +179,7 @@ TABLE: dict[str, set[str]] = {
         "turn",
         "turns",
     },
+    "seat": {"attachment", "filters", "inbox", "log", "protocol", "raw", "readers", "storage", "thread"},
     "pages": {"answers", "errors", "logs", "protocol", "seat"},
     "lines": {"errors", "protocol"},
     "connection": {
@@ -200,7 +201,6 @@ TABLE: dict[str, set[str]] = {
         "upgrade",
         "websocket",
     },
-    "seat": {"attachment", "filters", "inbox", "log", "protocol", "raw", "readers", "storage", "thread"},
     "hub": {"errors", "logs", "protocol", "seat", "thread"},
     "stateless": {
         "allowance",
