@@ -106,15 +106,22 @@ class Transactions:
         if self._worker is None:
             # Without the context of whoever comes first: it goes on for others.
             self._worker = asyncio.create_task(self._work(), name="transactions", context=Context())
+            self._worker.add_done_callback(self._over)
         with storage_errors():
             return await settled(done)
 
     async def _work(self) -> None:
-        try:
-            while self._waiting:
-                await self._next()
-        finally:
+        while self._waiting:
+            await self._next()
+        self._worker = None
+
+    def _over(self, worker: asyncio.Task[None]) -> None:
+        """Only where a stopping loop has cancelled it, perhaps before it began."""
+        if self._worker is worker:
             self._worker = None
+            waiting, self._waiting = self._waiting, []
+            for job in waiting:
+                job.done.cancel()
 
     async def _next(self) -> None:
         jobs: list[_Job] = []
