@@ -41,8 +41,8 @@ from threadwire.hub import Hub
 from threadwire.journal import Journal
 from threadwire.logs import get_logger
 from threadwire.models import open_model
-from threadwire.ownership import Ownership
 from threadwire.openapi import OpenApiRoutes
+from threadwire.ownership import Ownership
 from threadwire.protocol import SUBPROTOCOL, CloseCode
 from threadwire.run import RunLimits
 from threadwire.seat import Seat

@@ -207,7 +207,11 @@ class Connection:
         finally:
             self._batches.stop()
             self._written = True
-            tasks = {*self._pages.tasks, *self.credential.tasks, *({self._writing} if self._writing is not None else ())}
+            tasks = {
+                *self._pages.tasks,
+                *self.credential.tasks,
+                *({self._writing} if self._writing is not None else ()),
+            }
             for task in tasks:
                 task.cancel()
             if tasks:

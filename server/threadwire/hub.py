@@ -6,6 +6,8 @@ import asyncio
 import time
 from itertools import groupby
 
+import uuid_utils
+
 from threadwire.errors import StorageError
 from threadwire.logs import get_logger
 from threadwire.protocol import CloseCode

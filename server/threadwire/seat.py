@@ -112,9 +112,11 @@ class Seat:
         if wanted is not None or self._thread is not None:
             self._live().subscribe(reader, wanted)
 
-    def submit(self, command: Command, answer: Answer, on_disconnect: OnDisconnect) -> None:
+    def submit(
+        self, command: Command, answer: Answer, on_disconnect: OnDisconnect, user: dict[str, Any] | None = None
+    ) -> None:
         """Take a command that changes the thread."""
-        self._live().submit(command, answer, on_disconnect)
+        self._live().submit(command, answer, on_disconnect, user)
 
     async def history(self, before: str | None, limit: int | None) -> dict[str, Any]:
         """A ``history`` frame."""
