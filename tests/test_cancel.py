@@ -142,6 +142,8 @@ async def test_many_times_at_any_moment(serve: Serve, provider: Provider) -> Non
         await asyncio.gather(*(rounds(thread_id) for thread_id in threads))
         assert (await provider.stats())["open"] == 0
     socket = await served.attach("alone")
+    # From here on its thread is there, and what writes to its reader stays.
+    await socket.ask("history")
     before = asyncio.all_tasks()
     for _ in range(10):
         run_id = await start(socket, "/tokens 5000\n/tokens-per-second 2000")
@@ -163,6 +165,8 @@ async def test_nothing_is_left(serve: Serve, provider: Provider, graph: str, con
     """No task and no request, whatever the shape of the graph."""
     served = await serve(graph)
     socket = await served.attach("t")
+    # From here on its thread is there, and what writes to its reader stays.
+    await socket.ask("history")
     before = asyncio.all_tasks()
     for _ in range(4):
         run_id = await start(socket, content)

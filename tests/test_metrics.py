@@ -82,12 +82,14 @@ async def test_a_whole_turn(serve: Serve) -> None:
 
 
 async def test_connections_and_threads(serve: Serve) -> None:
-    """Open sockets and live threads are told as they are now; ends are counted by their code."""
+    """Open sockets and live threads are told as they are now, a thread from its first command on; ends by their code."""
     served = await serve("graphs:echo")
     one, two = await served.attach("t"), await served.attach("t")
     await served.attach("u")
     found = await scrape(served)
-    assert (found["threadwire_connections"], found["threadwire_threads_live"]) == (3, 2)
+    assert (found["threadwire_connections"], found["threadwire_threads_live"]) == (3, 0)
+    await one.turn("hello")
+    assert (await scrape(served))["threadwire_threads_live"] == 1
     await one.ws.close()
     await two.vanish()
 

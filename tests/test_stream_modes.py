@@ -129,6 +129,20 @@ async def test_both_tell_the_same(serve: Serve, provider: Provider, about: str) 
         assert told(found["messages"]) == told(found["events"]), (graph, content)
 
 
+@pytest.mark.parametrize("about", SHAPES)
+async def test_callbacks_tell_what_the_events_do(serve: Serve, provider: Provider, about: str) -> None:
+    """Where nobody may see raw events the callbacks are heard, else ``astream_events``: the frames are the same."""
+    for number, (graph, content) in enumerate(SHAPES[about]):
+        found = []
+        for allow_raw in (False, True):
+            served = await serve(graph, events={"allow_raw": allow_raw})
+            frames = await turn(served, f"{allow_raw}-{number}", content, "events")
+            assert_paired(frames)
+            await assert_whole(served, f"{allow_raw}-{number}", frames)
+            found.append(told(frames))
+        assert found[0] == found[1], (graph, content)
+
+
 async def test_lines_take_it_too(serve: Serve, provider: Provider) -> None:
     """The route without a socket takes ``stream`` as ``send`` does."""
     served = await serve("graphs:openai")

@@ -24,7 +24,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 import threadwire
-from threadwire import http, logs, page, resources, stateless, states, tls
+from threadwire import http, logs, page, process, resources, stateless, states, tls
 from threadwire.allowance import Allowance, Caps, user_of
 from threadwire.arrivals import Site, begin, body_in_time
 from threadwire.auth import ADDRESS, GRANT, USER, Authenticator
@@ -47,6 +47,7 @@ from threadwire.openapi import OpenApiRoutes
 from threadwire.ownership import Ownership
 from threadwire.protocol import SUBPROTOCOL, CloseCode
 from threadwire.run import RunLimits
+from threadwire.seat import Seat
 from threadwire.settings import Settings
 from threadwire.storage import Storage, open_storage
 from threadwire.thread import ThreadParts
@@ -87,6 +88,7 @@ MODEL = web.AppKey("model", dict[str, str])
 CONNECTIONS = web.AppKey("connections", Connections)
 OBSERVED = web.AppKey("observed", Observed)
 ALLOWANCE = web.AppKey("allowance", Allowance)
+CONNECTION = web.AppKey("connection", ConnectionSettings)
 
 
 def make_app(settings: Settings) -> web.Application:
@@ -157,6 +159,7 @@ async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None
         app[http.HUB] = hub = Hub(parts, settings.log.keep_seconds)
         fresh = fresh_parts(settings.runs, graph, storage.fenced_store, seen.tally, seen.traces, allowance=allowance)
         stateless.open_runs(app, settings.limits, fresh)
+        app[CONNECTION] = _connection_settings(settings, app)
         await hub.open()
         stack.push_async_callback(hub.close)
         await stack.enter_async_context(seen.open(app[CONNECTIONS], hub, journal))
@@ -220,6 +223,7 @@ def _thread_parts(
         max_log_bytes=settings.log.max_bytes_per_thread,
         history_page=settings.limits.history_page or _NO_LIMIT,
         keep_checkpoints=settings.storage.keep_checkpoints,
+        allow_raw=settings.events.allow_raw,
     )
 
 
@@ -230,7 +234,7 @@ def _connector(settings: Settings, gate: Gate) -> Handler:
         """``GET /ws``: refuse what the protocol refuses before the upgrade, attach the rest to their threads."""
         wanted = read_query(request.query, settings.runs.on_disconnect, allow_raw=settings.events.allow_raw)
         hub, connections = request.app[http.HUB], request.app[CONNECTIONS]
-        shared = _connection_settings(settings, request.app)
+        shared = request.app[CONNECTION]
         if (refusal := request.get(REFUSAL)) is not None:
             return await refused(request, shared, refusal)
         if hub.draining:
@@ -249,7 +253,7 @@ def _connector(settings: Settings, gate: Gate) -> Handler:
                 return await refused(request, shared, error)
             connections.add(connection)
             stack.callback(connections.discard, connection)
-            return await connection.serve(request, lambda: hub.get(thread_id, minted=minted), wanted)
+            return await connection.serve(request, lambda: Seat(hub, thread_id, minted=minted), wanted)
 
     refusing = 0
 
@@ -368,6 +372,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _serve(settings: Settings) -> None:
     server = settings.server
+    sockets = process.allow_files(server.max_connections)
+    if sockets is not None and sockets < server.max_connections:
+        logger.warning("fewer files than connections", files_for=sockets, max_connections=server.max_connections)
     app = make_app(settings)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
     await runner.setup()
@@ -376,6 +383,7 @@ async def _serve(settings: Settings) -> None:
         seconds = server.handshake_timeout_seconds
         site = Site(runner, server.host, server.port, seconds=seconds, ssl_context=ssl_context)
         url = await listen(site, runner, f"{server.host}:{server.port}", "--port")
+        process.calm_garbage_collector()
         _announce(settings, app, url.replace("http", "https", 1) if ssl_context else url)
         await _wait_and_drain(app, server.drain_seconds)
     finally:

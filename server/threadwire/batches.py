@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -76,12 +75,14 @@ class Batches:
 class ConnectionBatches:
     """The batches of one connection, one at a time: its results are answers, and wait for the client to read them."""
 
+    __slots__ = ("_answers", "_batch", "_batches", "_past", "_task", "_then")
+
     def __init__(self, batches: Batches, answers: Answers) -> None:
         self._batches = batches
         self._answers = answers
         self._batch: Batch | None = None
         self._task: asyncio.Task[None] | None = None
-        self._past: deque[str] = deque(maxlen=_REMEMBERED)
+        self._past: list[str] = []
         self._then: Callable[[], None] | None = None
 
     def begin(
@@ -157,6 +158,6 @@ class ConnectionBatches:
     def _forget(self, batch: Batch) -> None:
         if self._batch is batch:
             self._batch = None
-            self._past.append(batch.run_id)
+            self._past = [*self._past[1 - _REMEMBERED :], batch.run_id]
             if self._then is not None:
                 self._then()

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +43,9 @@ from threadwire.protocol import (
     error_frame,
 )
 from threadwire.raw import RawReader
+from threadwire.seat import Seat
 from threadwire.storage import OnDisconnect
 from threadwire.tally import Tally
-from threadwire.thread import Thread
 from threadwire.upgrade import Wanted, check_raw
 from threadwire.websocket import CLOSE_CODE, WebSocket
 
@@ -109,8 +110,13 @@ class Connection:
         self.credential = Credential(grant, renew, tell=self.tell, end=self.end)
         self._settings = settings
         self._ws = _socket(settings, self._on_beat)
-        self._new = asyncio.Event()
-        self._answers = Answers(self._new.set)
+        # What writes, while there is anything to write; and what it waits for, between two frames of a live thread.
+        self._writing: asyncio.Task[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        # Nothing more can be written.
+        self._written = False
+        self._session: _Session | None = None
+        self._answers = Answers(self._wake)
         self._ping_due = False
         self._end: tuple[int, str] | None = None
         self._bad = Rate(MAX_BAD_FRAMES_PER_MINUTE, 60)
@@ -118,12 +124,12 @@ class Connection:
         self._tarry = 0.0
         self._pages = Pages(self._answers)
         self._batches = ConnectionBatches(settings.batches, self._answers)
-        self._raw = RawReader(self._new.set, settings.buffered_bytes)
+        self._raw = RawReader(self._wake, settings.buffered_bytes)
 
-    async def serve(self, request: web.Request, find: Callable[[], Thread], wanted: Wanted) -> web.WebSocketResponse:
+    async def serve(self, request: web.Request, find: Callable[[], Seat], wanted: Wanted) -> web.WebSocketResponse:
         """Take the connection from its upgrade to its close.
 
-        ``find`` gives its thread; asked after the upgrade, since a thread that nobody is attached to may be let go.
+        ``find`` gives its place at its thread; asked after the upgrade.
         """
         started = time.monotonic()
         await self._ws.open(request)
@@ -155,21 +161,21 @@ class Connection:
         if self._end is None:
             self._end = (code, reason)
             self._ws.cut_off_later()
-            self._new.set()
+            self._wake()
             self._answers.give_up()
 
     def tell(self, frame: dict[str, Any]) -> None:
         """Send a frame about the connection itself, such as ``goaway``."""
         self._answers.put(Answer(frame))
 
-    async def _attach(self, thread: Thread, wanted: Wanted) -> bool:
+    async def _attach(self, thread: Seat, wanted: Wanted) -> bool:
         """Be one of the thread's readers; returns whether the client's code closed it."""
         attached = await thread.attach(
-            self, after=wanted.after, epoch=wanted.epoch, history=wanted.history, wake=self._new.set
+            self, after=wanted.after, epoch=wanted.epoch, history=wanted.history, wake=self._wake
         )
         deliberate = False
         attached.cursor.filter = wanted.filter
-        thread.raw.subscribe(self._raw, wanted.filter if wanted.raw else None)
+        thread.subscribe(self._raw, wanted.filter if wanted.raw else None)
         session = _Session(thread, attached)
         try:
             last = await self._run(session)
@@ -178,7 +184,7 @@ class Connection:
             deliberate = asked and self._end is None
         finally:
             attached.cursor.close()
-            thread.raw.subscribe(self._raw, None)
+            thread.subscribe(self._raw, None)
             thread.detach(self, deliberate=deliberate)
         await self._ws.part(last)
         return deliberate
@@ -193,38 +199,46 @@ class Connection:
         attached = session.attached
         ready = {"type": "ready", **self._settings.ready, **attached.ready}
         self._answers.put_first(*(found for found in (ready, attached.history, attached.gap) if found is not None))
-        writing = asyncio.create_task(self._write(session), name=f"writer {session.thread.thread_id}")
+        self._session = session
+        self._wake()
         try:
-            return await self._read(session, writing)
+            return await self._read(session)
         finally:
             self._batches.stop()
-            tasks = {writing, *self._pages.tasks, *self.credential.tasks}
+            self._written = True
+            tasks = {
+                *self._pages.tasks,
+                *self.credential.tasks,
+                *({self._writing} if self._writing is not None else ()),
+            }
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            if tasks:
+                await asyncio.wait(tasks)
 
     def _on_beat(self, alive: bool) -> None:
         if alive:
             self._ping_due = True
-            self._new.set()
+            self._wake()
         else:
             self.end(CloseCode.GOING_AWAY, "no answer to the heartbeat")
 
     # --- reading ----------------------------------------------------------------------------------
 
-    async def _read(self, session: _Session, writing: asyncio.Task[None]) -> WSMessage:
+    async def _read(self, session: _Session) -> WSMessage:
         while True:
-            while self._answers.full and self._end is None and not writing.done():
+            while self._answers.full and self._end is None and not self._written:
                 # Read no further from a client that sends and does not read.
                 await self._answers.moved()
             message = await self._ws.receive()
             if isinstance(message.data, WebSocketError):
                 # A broken frame; what came before it is answered first.
                 self.end(message.data.code, str(message.data))
-                await asyncio.wait({writing})
+                if self._writing is not None:
+                    await asyncio.wait({self._writing})
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 return message
-            if self._end is not None or writing.done():
+            if self._end is not None or self._written:
                 # It ends: what the client says now it will say again where it connects next.
                 continue
             if message.type is WSMsgType.TEXT:
@@ -296,24 +310,43 @@ class Connection:
             answer(error)
         else:
             session.attached.cursor.filter = wanted = Filter.of(command)
-            session.thread.raw.subscribe(self._raw, wanted if command.raw else None)
+            session.thread.subscribe(self._raw, wanted if command.raw else None)
             answer({})
 
     # --- writing ----------------------------------------------------------------------------------
 
+    def _wake(self) -> None:
+        """There is something to write."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            if not waiter.done():
+                waiter.set_result(None)
+        elif self._writing is None and not self._written and (session := self._session) is not None:
+            # Of the connection, and not of the run that happens to be telling something.
+            name = f"writer {session.thread.thread_id}"
+            self._writing = asyncio.create_task(self._write(session), name=name, context=Context())
+
     async def _write(self, session: _Session) -> None:
+        loop = asyncio.get_running_loop()
         try:
             while True:
-                self._new.clear()
-                if not await self._write_some(session):
-                    if self._end is not None:
-                        break
-                    await self._new.wait()
+                if await self._write_some(session) or self._ping_due:
+                    continue
+                if self._end is not None:
+                    break
+                if session.thread.idle:
+                    # Started again when there is something.
+                    self._writing = None
+                    return
+                self._waiter = loop.create_future()
+                await self._waiter
+            self._written = True
             await self._ws.send_close(*self._end)
         except ConnectionError:
             # The reading loop sees the loss too, and ends the connection.
-            pass
+            self._written = True
         except Exception:
+            self._written = True
             logger.exception("writing failed", thread_id=session.thread.thread_id)
             await self._ws.send_close(CloseCode.INTERNAL, "internal")
         finally:
@@ -367,5 +400,5 @@ def _tell_end(ws: WebSocket, settings: ConnectionSettings, started: float, **abo
 class _Session:
     """A connection that is attached."""
 
-    thread: Thread
+    thread: Seat
     attached: Attached

@@ -333,7 +333,8 @@ class Translator:
         added = [
             (identity, message)
             for index, message in enumerate(messages)
-            if (identity := message_id(message, index)) not in self.known
+            # All of an old thread's are looked at, each step: what is known is passed over without a call.
+            if message.id not in self.known and (identity := message_id(message, index)) not in self.known
         ]
         for identity, message in added:
             self.known.add(identity)

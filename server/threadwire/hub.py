@@ -1,4 +1,4 @@
-"""All live threads of this process: made when first asked for, let go when idle, drained on shutdown."""
+"""All live threads of this process: made at their first command, let go when idle, drained on shutdown."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import time
 from collections.abc import Iterator
 from itertools import groupby
 
+import uuid_utils
+
 from threadwire.errors import StorageError
 from threadwire.logs import get_logger
+from threadwire.protocol import CloseCode
+from threadwire.seat import Seat
 from threadwire.thread import Thread, ThreadParts
 
 logger = get_logger(__name__)
@@ -24,6 +28,8 @@ class Hub:
         self._parts = parts
         self._keep_seconds = keep_seconds
         self._threads: dict[str, Thread] = {}
+        # Who is attached to threads that do not exist yet, and the epochs they have been told.
+        self._waiting: dict[str, tuple[str, list[Seat]]] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self.draining = False
 
@@ -39,19 +45,45 @@ class Hub:
             self.get(thread_id).recover(found)
         self._sweeper = asyncio.create_task(self._sweep(), name="hub sweeper")
 
-    def get(self, thread_id: str, *, minted: bool = False) -> Thread:
-        """The live thread of that id, made where there is none; ``minted``: nobody can have used that id before."""
+    def get(self, thread_id: str) -> Thread:
+        """The live thread of that id, made where there is none: who waits for it is its reader."""
         thread = self._threads.get(thread_id)
         if thread is None:
-            thread = self._threads[thread_id] = Thread(thread_id, self._parts, minted=minted)
+            epoch, seats = self._waiting.pop(thread_id, (None, ()))
+            thread = self._threads[thread_id] = Thread(thread_id, self._parts, epoch=epoch)
             if self.draining:
                 thread.drain()
+            for seat in seats:
+                seat.rise(thread)
         return thread
+
+    # --- threads that do not exist yet ---
+
+    async def is_new(self, thread_id: str) -> bool:
+        """Whether there is no such thread, live or stored."""
+        if thread_id in self._threads:
+            return False
+        stored = thread_id not in self._waiting and await self._parts.turns.storage.get_thread(thread_id) is not None
+        return not stored and thread_id not in self._threads
+
+    def seat(self, seat: Seat) -> str:
+        """Let it wait for a thread that is not live; returns the epoch its log will have."""
+        epoch, seats = self._waiting.setdefault(seat.thread_id, (uuid_utils.uuid4().hex, []))
+        seats.append(seat)
+        return epoch
+
+    def leave(self, seat: Seat) -> None:
+        """It waits no more."""
+        _, seats = self._waiting.get(seat.thread_id, ("", []))
+        if seat in seats:
+            seats.remove(seat)
+            if not seats:
+                del self._waiting[seat.thread_id]
 
     def created(self, thread_id: str) -> None:
         """A row was made beside it: a live thread of that id knows from now on that it exists."""
-        if (thread := self._threads.get(thread_id)) is not None:
-            thread.created()
+        if thread_id in self._threads or thread_id in self._waiting:
+            self.get(thread_id).created()
 
     def __iter__(self) -> Iterator[Thread]:
         return iter(tuple(self._threads.values()))
@@ -79,6 +111,8 @@ class Hub:
 
     async def finish_runs(self, seconds: float) -> None:
         """Wait for what runs, at most so long, then stop what is left; readers are closed as their threads are idle."""
+        for seat in [seat for _, seats in self._waiting.values() for seat in seats]:
+            seat.end(CloseCode.RESTART, "the server stops")
         threads = list(self._threads.values())
         parting = {asyncio.create_task(thread.part()) for thread in threads}
         if parting and seconds > 0:

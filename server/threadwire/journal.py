@@ -235,7 +235,7 @@ class Journal:
 
     def _start(self) -> None:
         if self._worker is None:
-            # It writes for everybody: its log lines are not about whoever came first.
+            # It writes for everybody, and outlives the run whose node happens to be telling something.
             self._worker = asyncio.create_task(self._work(), name="journal", context=Context())
 
     async def _work(self) -> None:

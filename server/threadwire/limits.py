@@ -20,16 +20,21 @@ _DAY_SECONDS = 86_400
 class Rate:
     """At most ``limit`` times within any ``seconds``."""
 
+    __slots__ = ("_limit", "_seconds", "_times")
+
     def __init__(self, limit: int, seconds: float) -> None:
         self._limit = limit
         self._seconds = seconds
-        # No more than are needed to know: the oldest of the last ``limit + 1``.
-        self._times: deque[float] = deque(maxlen=limit + 1)
+        # No more than are needed to know: the oldest of the last ``limit + 1``. Made with the first: most have none.
+        self._times: deque[float] | None = None
 
     def exceeded(self, now: float) -> bool:
         """Count one more, at ``now`` (seconds, of a clock that only goes forward); whether it was one too many."""
-        self._times.append(now)
-        return len(self._times) > self._limit and now - self._times[0] <= self._seconds
+        times = self._times
+        if times is None:
+            times = self._times = deque(maxlen=self._limit + 1)
+        times.append(now)
+        return len(times) > self._limit and now - times[0] <= self._seconds
 
 
 class Rates:

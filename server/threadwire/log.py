@@ -321,13 +321,19 @@ class Cursor:
 
     __slots__ = ("_log", "_waiter", "_wake", "filter", "position")
 
-    def __init__(self, log: Log, after: int, wake: Callable[[], None] | None) -> None:
+    def __init__(self, log: Log | None, after: int, wake: Callable[[], None] | None) -> None:
+        """``log`` None: there is none yet, see ``begin``."""
         self._log = log
         self._wake = wake
         self._waiter: asyncio.Future[None] | None = None
         self.position = after
         #: What this reader wants to see; None is everything.
         self.filter: Filter | None = None
+
+    def begin(self, log: Log) -> None:
+        """Read from its log, which has been made."""
+        self._log = log
+        log._asleep.add(self)  # noqa: SLF001 -- one idea in two classes
 
     def wake(self) -> None:
         """Called by the log: there is something new."""
@@ -345,6 +351,8 @@ class Cursor:
             Gap: frames after ``position`` are gone. The cursor then stands before the earliest frame there is.
         """
         log = self._log
+        if log is None:
+            return []
         if self.position < log.floor:
             requested, self.position = self.position + 1, log.floor
             raise Gap(requested, log.first)
@@ -381,4 +389,5 @@ class Cursor:
 
     def close(self) -> None:
         """Leave the log; it wakes this cursor no more."""
-        self._log._asleep.discard(self)  # noqa: SLF001
+        if self._log is not None:
+            self._log._asleep.discard(self)  # noqa: SLF001

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 from threadwire.answers import Answer, Answers, named
 from threadwire.errors import InternalError, ThreadwireError
 from threadwire.logs import get_logger
 from threadwire.protocol import History, error_frame
-from threadwire.thread import Thread
+from threadwire.seat import Seat
 
 logger = get_logger(__name__)
 
@@ -18,13 +17,15 @@ logger = get_logger(__name__)
 class Pages:
     """Those of one connection."""
 
+    __slots__ = ("_answers", "_wanted", "tasks")
+
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
-        self._wanted: deque[tuple[History, Callable[[Answer], None]]] = deque()
+        self._wanted: list[tuple[History, Callable[[Answer], None]]] = []
         #: The task that reads them, while there are any; and none.
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def read(self, thread: Thread, command: History) -> None:
+    def read(self, thread: Seat, command: History) -> None:
         """Answer one more ``history`` command."""
         self._wanted.append((command, self._answers.promise()))
         if not self.tasks:
@@ -34,10 +35,10 @@ class Pages:
     def __len__(self) -> int:
         return len(self._wanted)
 
-    async def _read(self, thread: Thread) -> None:
+    async def _read(self, thread: Seat) -> None:
         try:
             while self._wanted:
-                command, keep = self._wanted.popleft()
+                command, keep = self._wanted.pop(0)
                 answer = await _page(thread, command)
                 answer.sent = asyncio.Event()
                 keep(answer)
@@ -47,7 +48,7 @@ class Pages:
             self.tasks.clear()
 
 
-async def _page(thread: Thread, command: History) -> Answer:
+async def _page(thread: Seat, command: History) -> Answer:
     try:
         found = await thread.history(command.before, command.limit)
     except ThreadwireError as error:

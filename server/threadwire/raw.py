@@ -7,7 +7,6 @@ does. A reader that does not keep up loses events and is told how many; the run 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +29,8 @@ class RawReader:
     def __init__(self, wake: Callable[[], None], max_bytes: int) -> None:
         self._wake = wake
         # A number stands where so many are missing.
-        self._waiting: deque[tuple[Origin, bytes] | int] = deque()
+        # A list, since it is short, and most connections have none: an empty deque has 760 bytes.
+        self._waiting: list[tuple[Origin, bytes] | int] = []
         self._bytes = 0
         self._max_bytes = max_bytes
         #: What this reader wants to see; None: it wants none.
@@ -56,7 +56,7 @@ class RawReader:
     def take(self) -> bytes | None:
         """The next frame, or None; frames that a newer filter hides are passed over."""
         while self._waiting:
-            found = self._waiting.popleft()
+            found = self._waiting.pop(0)
             if not isinstance(found, int):
                 origin, data = found
                 self._bytes -= len(data)
@@ -68,9 +68,10 @@ class RawReader:
 
 
 class RawFeed:
-    """The raw events of one thread's runs."""
+    """The raw events of one thread's runs; ``allowed``: somebody may come to want them."""
 
-    def __init__(self, policy: Filter) -> None:
+    def __init__(self, policy: Filter, *, allowed: bool = True) -> None:
+        self.allowed = allowed
         self._policy = policy
         self._readers: set[RawReader] = set()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -127,42 +126,45 @@ class Run:
 
     async def _drive(self, trace: RunTrace) -> None:
         graph = self._graph.for_run(self._storage.saver(self._fence), self._storage.fenced_store(self._fence))
-        raw, graph_name, mode = self._raw, self._graph.root_name, self.row.request.get("stream") or "events"
-        asked_by = self.row.request.get("user")
-        wanted = raw.wanted if mode == "events" else bool
-        stream = listen(
+        raw, graph_name, run_id = self._raw, self._graph.root_name, self.row.run_id
+        mode, asked_by = self.row.request.get("stream") or "events", self.row.request.get("user")
+        wanted = raw.wanted if raw.allowed and mode == "events" else None
+        feed, tell, fence, clock = self.transcript.feed, self._tell, self._fence, time.monotonic
+        probe, first_token, thread_id, silent = self._tally.probe, self._tally.first_token, self.row.thread_id, True
+
+        def hear(event: Any) -> None:
+            nonlocal silent
+            if fence.closed:
+                return
+            if wanted is not None and wanted():
+                raw.publish(run_id, event, graph_name)
+            seq = 0
+            for frame, origin in feed(event, clock()):
+                seq = tell(frame, origin)
+                if silent and frame["type"] == "token":
+                    silent = False
+                    first_token.add(clock() - self.started_at)
+            if probe.chunk is not None and _chunk_of(event) is probe.chunk:
+                probe.told(thread_id, seq)
+
+        await listen(
             graph,
             self._input(),
             {
                 "configurable": configurable(self.row.thread_id, asked_by),
-                "run_id": UUID(self.row.run_id),
+                "run_id": UUID(run_id),
                 # Kept with each checkpoint, under the Agent Server's name: whose it is, should we not live to say so.
-                "metadata": {"run_id": self.row.run_id},
+                "metadata": {"run_id": run_id},
                 "recursion_limit": self._limits.recursion_limit,
                 "callbacks": [Marker(self._marks, self._stop.is_asked, self._tally.probe), *trace.callbacks],
             },
             stream=mode,
             marks=self._marks,
             every=wanted,
+            hear=hear,
             durability=self._limits.durability,
             context=self._graph.check_context(self.row.request.get("context"), asked_by),
         )
-        feed, tell, fence, clock = self.transcript.feed, self._tell, self._fence, time.monotonic
-        probe, silent = self._tally.probe, True
-        async with aclosing(stream) as events:
-            async for event in events:
-                if fence.closed:
-                    return
-                if wanted():
-                    raw.publish(self.row.run_id, event, graph_name)
-                seq = 0
-                for frame, origin in feed(event, clock()):
-                    seq = tell(frame, origin)
-                    if silent and frame["type"] == "token":
-                        silent = False
-                        self._tally.first_token.add(clock() - self.started_at)
-                if probe.chunk is not None and event["data"].get("chunk") is probe.chunk:
-                    probe.told(self.row.thread_id, seq)
 
     def _input(self) -> Any:
         if self.row.trigger == "respond":
@@ -255,3 +257,9 @@ def interrupts_of(snapshot: StateSnapshot) -> list[dict[str, Any]]:
 
 def _told(error: ThreadwireError) -> dict[str, str]:
     return {"code": error.code, "message": error.message}
+
+
+def _chunk_of(event: Any) -> Any:
+    """The model's chunk that an event tells of; a custom event's data may be anything."""
+    data = event["data"]
+    return data.get("chunk") if isinstance(data, dict) else None

@@ -1,6 +1,7 @@
 """How a run listens to its graph, as ``send``'s ``stream`` says: by ``events``, or by ``messages``.
 
-``events`` is ``astream_events``: all that happens. ``messages`` is LangGraph's own ``stream_mode="messages"``: what
+``events`` is all that becomes frames, as ``listener.Listener`` says it; or ``astream_events``, which says all that
+happens, where somebody may want raw events too. ``messages`` is LangGraph's own ``stream_mode="messages"``: what
 models say and what nodes add, and no more. Its items are given the shape of the events they stand for, so that one
 translator makes the same frames of both. What it does not say is collected from the callbacks: which model call a chunk
 belongs to, what the models said that LangGraph leaves out of it (plain LLMs, and those tagged ``nostream``).
@@ -9,6 +10,7 @@ belongs to, what the models said that LangGraph leaves out of it (plain LLMs, an
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -21,26 +23,40 @@ from langgraph.constants import TAG_NOSTREAM
 
 from threadwire.events import ROOT
 from threadwire.filters import Origin, WantedTypes
+from threadwire.listener import Listener
 from threadwire.marker import InPlace
 from threadwire.toolcalls import Marks
 
 
-def listen(
+async def listen(
     graph: Any,
     given: Any,
     config: dict[str, Any],
     *,
     stream: str,
     marks: Marks,
-    every: Callable[[], bool],
+    every: Callable[[], bool] | None,
+    hear: Callable[[Any], None],
     **options: Any,
-) -> AsyncGenerator[Any, None]:
-    """Run the graph, as a stream of events for ``events.Translator``; close it to stop.
+) -> None:
+    """Run the graph to its end; ``hear`` is given the events for ``events.Translator``, in their order.
 
-    ``every`` says whether somebody wants the events that become no frames too; asked for each one.
+    ``every`` says whether somebody wants the events that become no frames too; asked for each one. None: nobody may.
     """
     if stream == "messages":
-        return _messages(graph, given, config, marks, options)
+        events = _messages(graph, given, config, marks, options)
+    elif every is None:
+        events = _callbacks(graph, given, config, hear, options)
+    else:
+        events = _events(graph, given, config, every, options)
+    async with aclosing(events):
+        async for event in events:
+            hear(event)
+
+
+def _events(
+    graph: Any, given: Any, config: dict[str, Any], every: Callable[[], bool], options: dict[str, Any]
+) -> AsyncGenerator[Any, None]:
     return graph.astream_events(  # type: ignore[no-any-return]
         given,
         {**config, "run_name": ROOT, "callbacks": InPlace.of(*config["callbacks"])},
@@ -54,6 +70,29 @@ def listen(
     )
 
 
+async def _callbacks(
+    graph: Any, given: Any, config: dict[str, Any], hear: Callable[[Any], None], options: dict[str, Any]
+) -> AsyncGenerator[Any, None]:
+    """The root's chunks; the rest is heard by the callbacks meanwhile.
+
+    LangGraph gives a step's chunks before it begins the next: nothing that a later step says is heard before them.
+    """
+    stream = graph.astream(
+        given,
+        {**config, "run_name": ROOT, "callbacks": InPlace.of(*config["callbacks"], Listener(hear))},
+        stream_mode=["values", "custom"],
+        subgraphs=True,
+        **options,
+    )
+    async with aclosing(stream):
+        async for chunk in stream:
+            yield _root_chunk(chunk)
+
+
+def _root_chunk(chunk: Any) -> dict[str, Any]:
+    return {"event": "on_chain_stream", "name": ROOT, "parent_ids": [], "data": {"chunk": chunk}}
+
+
 async def _messages(
     graph: Any, given: Any, config: dict[str, Any], marks: Marks, options: dict[str, Any]
 ) -> AsyncGenerator[Any, None]:
@@ -65,7 +104,7 @@ async def _messages(
         subgraphs=True,
         **options,
     )
-    try:
+    async with aclosing(stream):
         async for item in stream:
             for event in calls.left_out():
                 yield event
@@ -73,11 +112,9 @@ async def _messages(
                 for event in calls.events(*item[2]):
                     yield event
             else:
-                yield {"event": "on_chain_stream", "name": ROOT, "parent_ids": [], "data": {"chunk": item}}
+                yield _root_chunk(item)
         for event in calls.left_out():
             yield event
-    finally:
-        await stream.aclose()
 
 
 @dataclass(slots=True)

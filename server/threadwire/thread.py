@@ -26,15 +26,16 @@ from threadwire.errors import (
     StorageError,
     ThreadwireError,
 )
+from threadwire.filters import Filter
 from threadwire.history import user_wire
 from threadwire.inbox import Answer, Inbox, Operation
 from threadwire.intake import Intake
 from threadwire.journal import Journal, Record
-from threadwire.log import Log
+from threadwire.log import Cursor, Log
 from threadwire.logs import get_logger
 from threadwire.protocol import Cancel, CloseCode, Command, Edit, MultitaskStrategy, Regenerate, Respond, Send
 from threadwire.question import Question
-from threadwire.raw import RawFeed
+from threadwire.raw import RawFeed, RawReader
 from threadwire.readers import Reader, Readers
 from threadwire.recovery import end_lost
 from threadwire.rewind import Rewind
@@ -61,15 +62,18 @@ class ThreadParts:
     max_log_bytes: int
     history_page: int
     keep_checkpoints: int
+    allow_raw: bool
 
 
 class Thread:
-    """See the module. Made cheaply: it reads nothing and starts nothing before it is asked to."""
+    """See the module. It reads nothing and starts nothing before it is asked to."""
 
-    def __init__(self, thread_id: str, parts: ThreadParts, *, minted: bool = False) -> None:
+    def __init__(self, thread_id: str, parts: ThreadParts, *, epoch: str | None = None) -> None:
+        """``epoch``: there is no such thread yet, and its readers have been told that its log will have this one."""
+        minted = epoch is not None
         self.thread_id = thread_id
-        self.log = Log(uuid_utils.uuid4().hex, parts.max_log_bytes, journaled=True)
-        self.raw = RawFeed(parts.turns.policy)
+        self.log = Log(epoch or uuid_utils.uuid4().hex, parts.max_log_bytes, journaled=True)
+        self.raw = RawFeed(parts.turns.policy, allowed=parts.allow_raw)
         self.deleted = False
         self._parts = parts
         graph, storage = parts.turns.graph, parts.turns.storage
@@ -165,6 +169,15 @@ class Thread:
         }
         gap = None if found.lost is None else self.gap(found.lost, self.log.next_after(found.position))
         return Attached(self.log.cursor(found.position, wake), ready, gap, wanted)
+
+    def join(self, reader: Reader, cursor: Cursor) -> None:
+        """Let in a reader who has waited for the thread to be made, before anything is told."""
+        self._readers.add(reader)
+        cursor.begin(self.log)
+
+    def subscribe(self, reader: RawReader, wanted: Filter | None) -> None:
+        """Give a reader raw events from now on; None: none any more."""
+        self.raw.subscribe(reader, wanted)
 
     def gap(self, requested: int, earliest: int) -> dict[str, Any]:
         """The frame that tells a reader what it has lost."""

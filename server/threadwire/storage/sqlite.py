@@ -3,7 +3,8 @@
 One connection writes, behind one lock, for LangGraph's saver, its store and our tables alike; a second one reads, so
 that history waits for no writer; a third one searches. ``sqlite_threads.py`` has the table of threads,
 ``sqlite_journal.py`` the logs and what is written with them, ``sqlite_prune.py`` what goes of old checkpoints,
-``sqlite_writer.py`` the writing, ``sqlite_file.py`` the file.
+``sqlite_writer.py`` LangGraph's saver and store, ``sqlite_transactions.py`` all transactions, ``sqlite_file.py`` the
+file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import astuple, fields
 from typing import Any
 
-import aiosqlite
 import orjson
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.store.base import BaseStore
@@ -25,7 +25,8 @@ from threadwire.storage import SEARCHED_CHARACTERS, Fence, LogRow, RunRow, Token
 from threadwire.storage.sqlite_journal import RENEW, SqliteJournal
 from threadwire.storage.sqlite_prune import SqlitePruning
 from threadwire.storage.sqlite_threads import VALUES, add_functions
-from threadwire.storage.sqlite_writer import FencedStore, Saver, SharedStore, settle
+from threadwire.storage.sqlite_transactions import Connection, settle
+from threadwire.storage.sqlite_writer import FencedStore, Saver, SharedStore
 from threadwire.title import TITLE, plain_text, title_of
 
 #: In order; ``PRAGMA user_version`` counts those a file has had. Never changed, only added to.
@@ -152,13 +153,12 @@ UNFINISHED = RUNS + "WHERE status IN ('queued', 'running') "
 class SqliteStorage(SqliteJournal, SqlitePruning):
     """``Storage`` in a SQLite file; made by ``open``."""
 
-    def __init__(
-        self, writer: aiosqlite.Connection, reader: aiosqlite.Connection, searcher: aiosqlite.Connection
-    ) -> None:
+    def __init__(self, writer: Connection, reader: Connection, searcher: Connection) -> None:
         super().__init__(writer, reader, searcher)
-        self._saver = Saver(writer, self._lock)
+        self._saver = Saver(writer, self._lock, self._transactions)
         self._store = SharedStore(writer, self._lock)
-        self.reader: BaseCheckpointSaver[str] = Saver(reader, self._reader_lock, is_setup=True)
+        self._reading = Saver(reader, self._reader_lock, None)
+        self.reader: BaseCheckpointSaver[str] = self._reading
         self.store: BaseStore = FencedStore(self._store, None)
 
     @classmethod
@@ -199,7 +199,8 @@ class SqliteStorage(SqliteJournal, SqlitePruning):
             await sqlite_file.migrate(writer, MIGRATIONS)
             if await sqlite_file.pragma(writer, "application_id") == sqlite_file.COPIED:
                 await writer.executescript(RENEW)
-            await storage._saver.setup()
+            await storage._saver.open()
+            await storage._reading.open()
             await storage._store.setup()
             await writer.commit()  # the store's setup, made for another isolation level, leaves that to us
         stack.push_async_callback(storage._close)
@@ -227,35 +228,21 @@ class SqliteStorage(SqliteJournal, SqlitePruning):
         content = run.request.get("content") or ""
         title = title_of(content)
 
-        async def insert() -> None:
-            values = (run.thread_id, run.created_at, run.created_at, _json({TITLE: title} if title else {}), run.owner)
-            rows = list(await self._writer.execute_fetchall(TOUCH, values))
+        values = (run.thread_id, run.created_at, run.created_at, _json({TITLE: title} if title else {}), run.owner)
+
+        def insert(database: sqlite3.Connection) -> None:
+            rows = database.execute(TOUCH, values).fetchall()
             if not rows:
                 raise Forbidden("The thread is not yours.")
             for text, has_runs in rows:
                 if title and not has_runs:
-                    await self._entitle(run.thread_id, orjson.loads(text), title)
-            await self._insert_run(run)
-            await self._writer.execute(NEW_LOG, astuple(log))
+                    _entitle(database, run.thread_id, orjson.loads(text), title)
+            _insert_run(database, run)
+            database.execute(NEW_LOG, astuple(log))
             if text := plain_text(content)[:SEARCHED_CHARACTERS]:
-                await self._writer.execute(
-                    "INSERT INTO texts VALUES (?, ?, ?)", (run.thread_id, text.casefold(), run.message_id)
-                )
+                database.execute("INSERT INTO texts VALUES (?, ?, ?)", (run.thread_id, text.casefold(), run.message_id))
 
         await self._write(insert)
-
-    async def _entitle(self, thread_id: str, metadata: dict[str, Any], title: str) -> None:
-        if TITLE not in metadata:
-            text = _json({**metadata, TITLE: title})
-            await self._writer.execute("UPDATE threads SET metadata = ? WHERE thread_id = ?", (text, thread_id))
-
-    async def _insert_run(self, run: RunRow) -> None:
-        statement = f"INSERT INTO runs ({COLUMNS}) VALUES ({PLACES})"  # noqa: S608 -- our own names
-        try:
-            await self._writer.execute(statement, _of_run(run))
-        except sqlite3.IntegrityError as error:
-            field = "message_id" if "runs.message_id" in str(error) else "run_id"
-            raise InvalidArgument(field, "has been used by another run") from error
 
     async def get_run(self, thread_id: str, run_id: str) -> RunRow | None:
         """A run of that thread, or None."""
@@ -278,9 +265,9 @@ class SqliteStorage(SqliteJournal, SqlitePruning):
     async def check(self) -> None:
         """Raise ``StorageError`` where the database cannot be written to now: 64 KiB are taken and freed."""
 
-        async def probe() -> None:
-            await self._writer.execute("INSERT INTO probe VALUES (zeroblob(65536))")
-            await self._writer.execute("DELETE FROM probe")
+        def probe(database: sqlite3.Connection) -> None:
+            database.execute("INSERT INTO probe VALUES (zeroblob(65536))")
+            database.execute("DELETE FROM probe")
 
         await self._write(probe)
 
@@ -296,21 +283,36 @@ class SqliteStorage(SqliteJournal, SqlitePruning):
     async def spend_tokens(self, user: str, day: int, tokens: int) -> None:
         """Add what something that is no run of a thread has used."""
 
-        async def spend() -> None:
-            await self._writer.execute(SPEND, (day, user, tokens))
+        def spend(database: sqlite3.Connection) -> None:
+            database.execute(SPEND, (day, user, tokens))
 
         await self._write(spend)
 
     async def secret(self, name: str) -> bytes:
         """32 random bytes under that name, made when first asked for."""
 
-        async def make() -> bytes:
+        def make(database: sqlite3.Connection) -> bytes:
             made = (name, secrets.token_bytes(32))
-            await self._writer.execute("INSERT INTO secrets VALUES (?, ?) ON CONFLICT DO NOTHING", made)
-            rows = await self._writer.execute_fetchall("SELECT value FROM secrets WHERE name = ?", (name,))
+            database.execute("INSERT INTO secrets VALUES (?, ?) ON CONFLICT DO NOTHING", made)
+            rows = database.execute("SELECT value FROM secrets WHERE name = ?", (name,)).fetchall()
             return next(bytes(value) for (value,) in rows)
 
         return await self._write(make)
+
+
+def _entitle(database: sqlite3.Connection, thread_id: str, metadata: dict[str, Any], title: str) -> None:
+    if TITLE not in metadata:
+        text = _json({**metadata, TITLE: title})
+        database.execute("UPDATE threads SET metadata = ? WHERE thread_id = ?", (text, thread_id))
+
+
+def _insert_run(database: sqlite3.Connection, run: RunRow) -> None:
+    statement = f"INSERT INTO runs ({COLUMNS}) VALUES ({PLACES})"  # noqa: S608 -- our own names
+    try:
+        database.execute(statement, _of_run(run))
+    except sqlite3.IntegrityError as error:
+        field = "message_id" if "runs.message_id" in str(error) else "run_id"
+        raise InvalidArgument(field, "has been used by another run") from error
 
 
 def _json(value: object) -> str | None:

@@ -17,6 +17,7 @@ import aiosqlite
 from filelock import FileLock, Timeout
 
 from threadwire.errors import StartupError
+from threadwire.storage.sqlite_transactions import Connection
 
 #: How long a statement waits for a lock of another program's.
 BUSY_SECONDS = 5.0
@@ -126,7 +127,7 @@ def damaged(how: str) -> str:
 
 
 @asynccontextmanager
-async def writing(real: str, newest: int) -> AsyncIterator[aiosqlite.Connection]:
+async def writing(real: str, newest: int) -> AsyncIterator[Connection]:
     """The connection that writes: a write-ahead log, and each commit on the disk when it returns.
 
     The isolation level makes SQLite take the write lock with a transaction's first statement. ``newest`` is
@@ -135,8 +136,7 @@ async def writing(real: str, newest: int) -> AsyncIterator[aiosqlite.Connection]
     Raises:
         StartupError: the file is damaged, newer than us, or on a file system without WAL.
     """
-    connect = aiosqlite.connect(real, timeout=BUSY_SECONDS, isolation_level="IMMEDIATE")
-    async with connect as connection:
+    async with Connection(real, timeout=BUSY_SECONDS, isolation_level="IMMEDIATE") as connection:
         await _look(connection, real, newest)
         mode = await pragma(connection, "journal_mode = WAL")
         if mode != "wal":
@@ -165,9 +165,9 @@ async def _look(connection: aiosqlite.Connection, real: str, newest: int) -> Non
 
 
 @asynccontextmanager
-async def reading(real: str) -> AsyncIterator[aiosqlite.Connection]:
+async def reading(real: str) -> AsyncIterator[Connection]:
     """A connection that cannot write, and waits for no writer."""
-    async with aiosqlite.connect(real, timeout=BUSY_SECONDS) as connection:
+    async with Connection(real, timeout=BUSY_SECONDS) as connection:
         await pragma(connection, "query_only = ON")
         yield connection
 

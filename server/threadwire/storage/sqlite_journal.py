@@ -6,8 +6,8 @@ crash finds a run's end with the frame that tells it, or neither.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Collection, Sequence
-from dataclasses import astuple
 from typing import Any
 
 import orjson
@@ -84,50 +84,18 @@ class SqliteJournal(SqliteThreads):
 
     async def write(self, logs: Sequence[tuple[LogRow, Frames | None]], marks: Sequence[Mark]) -> None:
         """Write what is new of some logs, and what goes with it, in one transaction."""
+        rows = [_log(log) for log, _ in logs]
+        frames = [(log.thread_id, new.last, new.data, new.origins) for log, new in logs if new]
+        floors = [(log.thread_id, log.floor) for log, _ in logs]
 
-        async def work() -> None:
-            # Three calls for all logs: each is a hop to the connection's thread and back.
-            many = self._writer.executemany
-            await many(LOG, [astuple(log) for log, _ in logs])
-            await many(FRAMES, [(log.thread_id, new.last, new.data, new.origins) for log, new in logs if new])
-            await many(TRIM, [(log.thread_id, log.floor) for log, _ in logs])
+        def work(database: sqlite3.Connection) -> None:
+            database.executemany(LOG, rows)
+            database.executemany(FRAMES, frames)
+            database.executemany(TRIM, floors)
             for mark in marks:
-                await self._mark(mark)
+                _mark(database, mark)
 
         await self._write(work)
-
-    async def _mark(self, mark: Mark) -> None:
-        execute = self._writer.execute
-        if isinstance(mark, RunStart):
-            if (await execute(START, (mark.at, mark.base, mark.run_id))).rowcount:
-                await execute(BUSY, (mark.at, mark.run_id))
-                await execute(TURN, (mark.base, mark.run_id))
-        elif isinstance(mark, RunEnd):
-            ended = (mark.status, mark.reason, _json(mark.error), _json(mark.usage), mark.at, mark.run_id)
-            if (await execute(END, ended)).rowcount:
-                await execute(LEFT, (mark.thread_status, _json(mark.interrupts), mark.at, mark.run_id))
-        elif isinstance(mark, ThreadMark):
-            await execute(WAITS, (mark.status, _json(mark.interrupts), mark.thread_id))
-        elif isinstance(mark, Truncation):
-            for statement in TRUNCATE:
-                await execute(statement, (mark.thread_id, mark.base))
-            await execute(FORGET_TEXTS, (mark.thread_id, _json(list(mark.message_ids))))
-            if mark.base is None:
-                await self._retitle(mark.thread_id, mark.message_ids)
-
-    async def _retitle(self, thread_id: str, message_ids: Sequence[str]) -> None:
-        """Let a title that one of these messages gave be the next one's to give."""
-        fetch, execute = self._writer.execute_fetchall, self._writer.execute
-        [(text,)] = await fetch("SELECT metadata FROM threads WHERE thread_id = ?", (thread_id,))
-        requests = {row[0]: orjson.loads(row[1]) for row in await fetch(REQUESTS, (thread_id,))}
-        titles = {identity: title_of(request.get("content") or "") for identity, request in requests.items()}
-        metadata = orjson.loads(text)
-        if TITLE in metadata and metadata[TITLE] in {titles.get(identity) for identity in message_ids}:
-            left = (title for identity, title in titles.items() if identity not in message_ids and title)
-            metadata[TITLE] = next(left, None)
-            if metadata[TITLE] is None:
-                del metadata[TITLE]
-            await execute("UPDATE threads SET metadata = ? WHERE thread_id = ?", (_json(metadata), thread_id))
 
     async def read_log(self, thread_id: str) -> LogRow | None:
         """The thread's log, or None where it has none yet."""
@@ -144,9 +112,9 @@ class SqliteJournal(SqliteThreads):
         if not over:
             return
 
-        async def work() -> None:
-            await self._writer.executemany(FORGET, over)
-            await self._writer.executemany(FORGOTTEN, over)
+        def work(database: sqlite3.Connection) -> None:
+            database.executemany(FORGET, over)
+            database.executemany(FORGOTTEN, over)
 
         await self._write(work)
 
@@ -159,6 +127,45 @@ class SqliteJournal(SqliteThreads):
         """The checkpoint before the turn of that user's message; None: not known, or no longer there."""
         rows = await self._read(BASE, thread_id, message_id)
         return (rows[0][0],) if rows else None
+
+
+def _log(log: LogRow) -> tuple[object, ...]:
+    """Its columns; ``dataclasses.astuple`` takes ten times as long."""
+    return log.thread_id, log.epoch, log.floor, log.last, log.reserved, log.touched_at
+
+
+def _mark(database: sqlite3.Connection, mark: Mark) -> None:
+    execute = database.execute
+    if isinstance(mark, RunStart):
+        if execute(START, (mark.at, mark.base, mark.run_id)).rowcount:
+            execute(BUSY, (mark.at, mark.run_id))
+            execute(TURN, (mark.base, mark.run_id))
+    elif isinstance(mark, RunEnd):
+        ended = (mark.status, mark.reason, _json(mark.error), _json(mark.usage), mark.at, mark.run_id)
+        if execute(END, ended).rowcount:
+            execute(LEFT, (mark.thread_status, _json(mark.interrupts), mark.at, mark.run_id))
+    elif isinstance(mark, ThreadMark):
+        execute(WAITS, (mark.status, _json(mark.interrupts), mark.thread_id))
+    elif isinstance(mark, Truncation):
+        for statement in TRUNCATE:
+            execute(statement, (mark.thread_id, mark.base))
+        execute(FORGET_TEXTS, (mark.thread_id, _json(list(mark.message_ids))))
+        if mark.base is None:
+            _retitle(database, mark.thread_id, mark.message_ids)
+
+
+def _retitle(database: sqlite3.Connection, thread_id: str, message_ids: Sequence[str]) -> None:
+    """Let a title that one of these messages gave be the next one's to give."""
+    [(text,)] = database.execute("SELECT metadata FROM threads WHERE thread_id = ?", (thread_id,)).fetchall()
+    requests = {row[0]: orjson.loads(row[1]) for row in database.execute(REQUESTS, (thread_id,)).fetchall()}
+    titles = {identity: title_of(request.get("content") or "") for identity, request in requests.items()}
+    metadata = orjson.loads(text)
+    if TITLE in metadata and metadata[TITLE] in {titles.get(identity) for identity in message_ids}:
+        left = (title for identity, title in titles.items() if identity not in message_ids and title)
+        metadata[TITLE] = next(left, None)
+        if metadata[TITLE] is None:
+            del metadata[TITLE]
+        database.execute("UPDATE threads SET metadata = ? WHERE thread_id = ?", (_json(metadata), thread_id))
 
 
 def _json(value: Any) -> str | None:

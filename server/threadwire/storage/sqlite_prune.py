@@ -13,6 +13,7 @@ whether there are such channels; and only where there are, the ancestors' own bl
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -173,16 +174,16 @@ class SqlitePruning(SqliteThreads):
         return contents
 
     async def _carry_out(self, thread_id: str, plan: _Plan, batch: Sequence[tuple[str, str]]) -> bool:
-        async def change() -> bool:
+        hidden = [(text.encode("utf-8", "ignore"), thread_id, *where) for text, *where in plan.hidden]
+
+        def change(database: sqlite3.Connection) -> bool:
             # A run that goes on meanwhile may go on from what is about to be deleted.
-            newest = await self._writer.execute_fetchall(_NEWEST, (thread_id,))
-            if list(newest) != [(plan.newest,)]:
+            if database.execute(_NEWEST, (thread_id,)).fetchall() != [(plan.newest,)]:
                 return False
-            hidden = [(text.encode("utf-8", "ignore"), thread_id, *where) for text, *where in plan.hidden]
-            await self._writer.executemany(f"UPDATE checkpoints SET metadata = ? {_THIS}", hidden)  # noqa: S608
+            database.executemany(f"UPDATE checkpoints SET metadata = ? {_THIS}", hidden)  # noqa: S608
             for table in ("checkpoints", "writes"):
                 rows = [(thread_id, *where) for where in batch]
-                await self._writer.executemany(f"DELETE FROM {table} {_THIS}", rows)  # noqa: S608
+                database.executemany(f"DELETE FROM {table} {_THIS}", rows)  # noqa: S608
             return True
 
         done = await self._write(change)

@@ -7,15 +7,16 @@ Searching reads our own tables only, never a checkpoint: titles from the metadat
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import sqlite3
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-import aiosqlite
 import orjson
 
 from threadwire.errors import TooLarge
 from threadwire.storage import MAX_METADATA_BYTES, ThreadQuery, ThreadRow, ThreadSort
-from threadwire.storage.sqlite_writer import ConnectionLock, guarded, settle, storage_errors
+from threadwire.storage.sqlite_transactions import Connection, Transactions, storage_errors
+from threadwire.storage.sqlite_writer import ConnectionLock
 
 T = TypeVar("T")
 
@@ -52,11 +53,10 @@ class SqliteThreads:
     A search may look at every thread there is (200 ms for 100,000 messages): nobody who reads one thread waits for it.
     """
 
-    def __init__(
-        self, writer: aiosqlite.Connection, reader: aiosqlite.Connection, searcher: aiosqlite.Connection
-    ) -> None:
+    def __init__(self, writer: Connection, reader: Connection, searcher: Connection) -> None:
         self._writer = writer
         self._lock = ConnectionLock(writer)
+        self._transactions = Transactions(writer, self._lock)
         self._reader = reader
         self._reader_lock = ConnectionLock(reader)
         self._searcher = searcher
@@ -82,8 +82,8 @@ class SqliteThreads:
         """
         text = _metadata(metadata)
 
-        async def insert() -> ThreadRow | None:
-            rows = await self._writer.execute_fetchall(INSERT, (thread_id, at, at, text, owner))
+        def insert(database: sqlite3.Connection) -> ThreadRow | None:
+            rows = database.execute(INSERT, (thread_id, at, at, text, owner)).fetchall()
             return next((_thread(row) for row in rows), None)
 
         return await self._write(insert)
@@ -95,11 +95,10 @@ class SqliteThreads:
             TooLarge: together they are over ``MAX_METADATA_BYTES``; nothing is changed.
         """
 
-        async def update() -> ThreadRow | None:
-            found = await self._writer.execute_fetchall(METADATA, (thread_id,))
-            for (text,) in found:
+        def update(database: sqlite3.Connection) -> ThreadRow | None:
+            for (text,) in database.execute(METADATA, (thread_id,)).fetchall():
                 merged = _metadata({**orjson.loads(text), **metadata})
-                rows = await self._writer.execute_fetchall(UPDATE, (merged, at, thread_id))
+                rows = database.execute(UPDATE, (merged, at, thread_id)).fetchall()
                 return next((_thread(row) for row in rows), None)
             return None
 
@@ -129,34 +128,24 @@ class SqliteThreads:
     async def copy_thread(self, thread_id: str, copy_id: str, at: float) -> ThreadRow | None:
         """Copy a thread's row, texts, turns and checkpoints, as committed, under a free id; None where it is not."""
 
-        async def copy() -> ThreadRow | None:
-            rows = await self._writer.execute_fetchall(COPY, (copy_id, at, at, thread_id))
-            for row in rows:
+        def copy(database: sqlite3.Connection) -> ThreadRow | None:
+            for row in database.execute(COPY, (copy_id, at, at, thread_id)).fetchall():
                 for table in ("texts", "turns", "checkpoints", "writes"):
-                    await self._copy_rows(table, thread_id, copy_id)
+                    _copy_rows(database, table, thread_id, copy_id)
                 return _thread(row)
             return None
 
         return await self._write(copy)
 
-    async def _copy_rows(self, table: str, thread_id: str, copy_id: str) -> None:
-        # The names are asked for: two of the tables are LangGraph's, which may give them more columns.
-        names = await self._writer.execute_fetchall("SELECT name FROM pragma_table_info(?)", (table,))
-        others = ", ".join(f'"{name}"' for (name,) in names if name != "thread_id")
-        await self._writer.execute(
-            f"INSERT INTO {table} (thread_id, {others}) SELECT ?, {others} FROM {table} WHERE thread_id = ?",
-            (copy_id, thread_id),
-        )
-
     async def delete_thread(self, thread_id: str) -> bool:
         """Delete the thread, its runs, texts and turns, its log and all its checkpoints; False where there was none."""
 
-        async def delete() -> bool:
+        def delete(database: sqlite3.Connection) -> bool:
             rows = 0
             # What is told of a row that another one names goes before it.
             for table in ("frames", "logs", "turns", "texts", "runs", "threads", "checkpoints", "writes"):
                 statement = f"DELETE FROM {table} WHERE thread_id = ?"
-                rows += (await self._writer.execute(statement, (thread_id,))).rowcount
+                rows += database.execute(statement, (thread_id,)).rowcount
             return rows > 0
 
         return await self._write(delete)
@@ -171,19 +160,22 @@ class SqliteThreads:
             async with self._searcher_lock:
                 return list(await self._searcher.execute_fetchall(statement, values))  # type: ignore[arg-type]
 
-    async def _write(self, statements: Callable[[], Awaitable[T]]) -> T:
-        """Do ``statements`` as one transaction, to its end."""
-
-        async def transaction() -> T:
-            async with self._lock:
-                result = await statements()
-                await self._writer.commit()
-                return result
-
-        return await settle(guarded(None, transaction))
+    async def _write(self, statements: Callable[[sqlite3.Connection], T]) -> T:
+        """Do ``statements`` as one transaction, to its end; they may be done twice (``Transactions.do``)."""
+        return await self._transactions.do(statements)
 
 
-async def add_functions(searcher: aiosqlite.Connection) -> None:
+def _copy_rows(database: sqlite3.Connection, table: str, thread_id: str, copy_id: str) -> None:
+    # The names are asked for: two of the tables are LangGraph's, which may give them more columns.
+    names = database.execute("SELECT name FROM pragma_table_info(?)", (table,)).fetchall()
+    others = ", ".join(f'"{name}"' for (name,) in names if name != "thread_id")
+    database.execute(
+        f"INSERT INTO {table} (thread_id, {others}) SELECT ?, {others} FROM {table} WHERE thread_id = ?",
+        (copy_id, thread_id),
+    )
+
+
+async def add_functions(searcher: Connection) -> None:
     """Give the connection that searches what SQLite has not: containment of JSON, and case beyond ASCII."""
     await searcher.create_function("json_holds", 2, _json_holds, deterministic=True)
     await searcher.create_function("fold", 1, _fold, deterministic=True)

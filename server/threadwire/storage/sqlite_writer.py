@@ -1,27 +1,25 @@
 """One SQLite connection for LangGraph's saver, LangGraph's store and our tables, without torn transactions.
 
-Each write is one transaction: ``settle`` runs it to its end even where its caller is cancelled,
-``ConnectionLock`` rolls back what was left open before anybody else writes, ``guarded`` puts it behind its
-run's fence and turns SQLite's errors into ``StorageError``. Knows nothing of our tables, nor of the file.
+Each write is one transaction, run to its end even where its caller is cancelled. The saver's go through
+``sqlite_transactions.py``. The store's are LangGraph's own, statement by statement: ``ConnectionLock`` rolls back what
+was left open before anybody else writes, ``guarded`` puts it behind its run's fence. Knows nothing of our tables, nor
+of the file.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import sqlite3
 import time
 from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Coroutine,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -43,6 +41,15 @@ from langgraph.store.sqlite.aio import AsyncSqliteStore
 
 from threadwire.errors import StorageError
 from threadwire.storage import Fence
+from threadwire.storage.sqlite_transactions import (
+    Connection,
+    NoLock,
+    Reads,
+    Transactions,
+    Writes,
+    settle,
+    storage_errors,
+)
 
 T = TypeVar("T")
 
@@ -52,57 +59,9 @@ PRUNED = "threadwire_pruned"
 #: Checkpoints read at once by ``alist``; the connection is free between two pages.
 PAGE = 16
 
-#: By SQLite's primary result code: what a client may be told.
-MESSAGES = {
-    sqlite3.SQLITE_FULL: "The database is full.",
-    sqlite3.SQLITE_READONLY: "The database is read-only.",
-    sqlite3.SQLITE_BUSY: "The database is locked by another program.",
-    sqlite3.SQLITE_IOERR: "The database cannot be reached on its disk.",
-    sqlite3.SQLITE_CORRUPT: "The database is damaged.",
-    sqlite3.SQLITE_NOTADB: "The database is damaged.",
-}
-
 # The fence of the write a task does, set by ``guarded``. The lock is taken deep inside LangGraph's methods,
 # which have no argument for it, and a write that waits for the lock while its fence closes is refused too.
 _FENCE: ContextVar[Fence | None] = ContextVar("threadwire_fence", default=None)
-
-
-async def settle(work: Coroutine[Any, Any, T]) -> T:
-    """Await ``work`` to its end, also where the caller is cancelled: the cancellation goes on up after it.
-
-    A failure of the work is not told to a caller that was cancelled.
-    """
-    task = asyncio.create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is None:
-        return task.result()
-    if not task.cancelled():
-        task.exception()  # retrieved, or asyncio would report it as lost
-    raise cancelled
-
-
-@contextmanager
-def storage_errors() -> Iterator[None]:
-    """Turn what SQLite raises inside into ``StorageError``, with the original as its cause."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _storage_error(error) from error
-    except ValueError as error:
-        # AsyncSqliteStore wraps a read's error so, with the statement and its parameters in the text.
-        if not isinstance(error.__cause__, sqlite3.Error):
-            raise
-        raise _storage_error(error.__cause__) from error
-
-
-def _storage_error(error: sqlite3.Error) -> StorageError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return StorageError(MESSAGES.get(code, "The database failed."))
 
 
 async def guarded(fence: Fence | None, work: Callable[..., Awaitable[T]], *values: Any) -> T:
@@ -165,11 +124,11 @@ class Saver(AsyncSqliteSaver):
     Strict: a row that was tampered with runs no code.
     """
 
-    def __init__(self, connection: aiosqlite.Connection, lock: ConnectionLock, *, is_setup: bool = False) -> None:
+    def __init__(self, connection: Connection, lock: ConnectionLock, transactions: Transactions | None) -> None:
         # None is strict.
         super().__init__(connection, serde=JsonPlusSerializer(allowed_msgpack_modules=None))
         self.lock = cast("asyncio.Lock", lock)
-        self.is_setup = is_setup
+        self._transactions = transactions
         self._fence: Fence | None = None
         #: Told how long each write took, in seconds.
         self.took: Callable[[float], None] = lambda _seconds: None
@@ -181,9 +140,23 @@ class Saver(AsyncSqliteSaver):
         return saver
 
     async def setup(self) -> None:
-        """Make LangGraph's tables, once; the original takes the lock to see whether it has."""
-        if not self.is_setup:
+        """Do nothing: ``open`` has; the original takes the lock to see whether it was done."""
+
+    async def open(self) -> None:
+        """Make LangGraph's tables, where this one writes; from then on it can be used."""
+        connection = self.conn
+        if self._transactions is not None:
             await super().setup()
+        self.conn = cast("aiosqlite.Connection", Reads(cast("Connection", connection)))
+
+    def _writing(self) -> AsyncSqliteSaver:
+        """The same saver for one write, whose statements are one transaction."""
+        if self._transactions is None:
+            raise StorageError("This way to the database only reads.")
+        saver = copy.copy(self)
+        saver.lock = cast("asyncio.Lock", NoLock())
+        saver.conn = cast("aiosqlite.Connection", Writes(self._transactions, self._fence))
+        return saver
 
     async def aput(
         self,
@@ -194,7 +167,7 @@ class Saver(AsyncSqliteSaver):
     ) -> RunnableConfig:
         """Save a checkpoint."""
         began = time.monotonic()
-        saved = await settle(guarded(self._fence, super().aput, config, checkpoint, metadata, new_versions))
+        saved = await AsyncSqliteSaver.aput(self._writing(), config, checkpoint, metadata, new_versions)
         self.took(time.monotonic() - began)
         return saved
 
@@ -203,12 +176,12 @@ class Saver(AsyncSqliteSaver):
     ) -> None:
         """Save what a task wrote since a checkpoint."""
         began = time.monotonic()
-        await settle(guarded(self._fence, super().aput_writes, config, writes, task_id, task_path))
+        await AsyncSqliteSaver.aput_writes(self._writing(), config, writes, task_id, task_path)
         self.took(time.monotonic() - began)
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete all checkpoints of a thread."""
-        await settle(guarded(self._fence, super().adelete_thread, thread_id))
+        await AsyncSqliteSaver.adelete_thread(self._writing(), thread_id)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The named checkpoint, None where it was pruned; or the thread's newest."""

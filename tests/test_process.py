@@ -1,0 +1,48 @@
+"""What a server asks of its process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from threadwire.process import SPARE_FILES, THRESHOLDS
+
+
+def run(code: str) -> str:
+    """What a process of its own prints."""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    return ran.stdout.strip()
+
+
+def test_what_start_up_made_is_collected_no_more() -> None:
+    """It is frozen, and young objects are looked at less often."""
+    code = (
+        "import gc\n"
+        "from threadwire import process\n"
+        "process.calm_garbage_collector()\n"
+        "print(gc.get_freeze_count() > 1000, gc.get_threshold())"
+    )
+    assert run(code) == f"True {THRESHOLDS}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such limit")
+@pytest.mark.parametrize(
+    ("soft", "hard", "sockets", "then", "files_for"),
+    [
+        (256, 4096, 1000, 1000 + SPARE_FILES, 1000),
+        (256, 1024, 10_000, 1024, 1024 - SPARE_FILES),
+        (256, 2048, 0, 2048, 2048 - SPARE_FILES),
+        (2048, 4096, 100, 2048, 2048 - SPARE_FILES),
+    ],
+)
+def test_files_for_all_connections(soft: int, hard: int, sockets: int, then: int, files_for: int) -> None:
+    """The soft limit is raised as far as is needed, and may be; what it comes to is said."""
+    code = (
+        "import resource\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
+        "from threadwire import process\n"
+        f"print(process.allow_files({sockets}), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    assert run(code) == f"{files_for} {then}"
