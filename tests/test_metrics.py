@@ -82,7 +82,7 @@ async def test_a_whole_turn(serve: Serve) -> None:
 
 
 async def test_connections_and_threads(serve: Serve) -> None:
-    """Open sockets and live threads are told as they are now, a thread from its first command on; ends by their code."""
+    """Open sockets and live threads (from their first command on) are told as they are now; ends by their code."""
     served = await serve("graphs:echo")
     one, two = await served.attach("t"), await served.attach("t")
     await served.attach("u")
