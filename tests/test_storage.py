@@ -444,7 +444,8 @@ async def test_older(path: str) -> None:
             connection = sqlite3.connect(file)
             connection.executescript(script)
             connection.close()
-        rows(file, "INSERT INTO threads VALUES ('t1', 1.0, 1.0, 'idle', '{}', '[]')")
+        columns = "thread_id, created_at, updated_at, status, metadata, interrupts"
+        rows(file, f"INSERT INTO threads ({columns}) VALUES ('t1', 1.0, 1.0, 'idle', '{{}}', '[]')")
         rows(file, f"PRAGMA user_version = {version}")
         async with SqliteStorage.open(file) as storage:
             await accept(storage, a_run())

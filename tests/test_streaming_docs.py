@@ -68,7 +68,9 @@ async def test_an_example(serve: Serve, tmp_path: Path, block: Block) -> None:
     """It runs as it stands there, but for the address."""
     graph, _, extra = block.serve.partition(", ")
     target = None if graph == "the built-in agent" else f"{ROOT / graph.partition(':')[0]}:graph"
-    sections: dict[str, Any] = {"events": {"allow_raw": True, "include_types": []}} if extra else {}
+    # Raw events have the prompt, which is let out here.
+    raw = {"events": {"allow_raw": True, "include_types": []}, "agent": {"system_prompt": "Be kind."}}
+    sections: dict[str, Any] = raw if extra else {}
     served = await serve(target, **sections)
     code = block.code.replace(ADDRESS, served.url)
     if block.language == "python":

@@ -83,6 +83,7 @@ test("every command of the protocol can be said, with each of its fields", async
   await chat.opened;
   for (const [type, commands] of Object.entries(examples.commands.good)) {
     if (type === "batch") continue; // it belongs to no thread: a script's own socket says it better
+    if (type === "reauth") continue; // a chat says it by itself: auth.test.js
     for (const command of commands) {
       // What is null may be left out, and these two are the client's to make up.
       const { id: _id, ...wanted } = Object.fromEntries(Object.entries(command).filter(([, value]) => value !== null));
