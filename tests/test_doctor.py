@@ -236,7 +236,7 @@ def test_simulated_by_default(
 ) -> None:
     """Where nobody chose a model and there is none, the answers are made up: a warning that says how to get one."""
     monkeypatch.setenv("THREADWIRE_MODEL__NAME", "auto")
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("THREADWIRE_MODEL__API_KEY", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     found = doctor(capsys)
     assert (found.code, found.levels["model"]) == (0, "warning")

@@ -113,8 +113,11 @@ async def test_text_is_written_after_the_interval(disk: Disk) -> None:
     journal = journal_of(disk, 0.01)
     record = await a_record(disk, journal)
     record.tell(token("a"), ORIGIN)
-    await eventually(lambda: not record.dirty, "it is written")
-    assert await on_disk(disk) == ["token"]
+
+    async def written() -> bool:
+        return await on_disk(disk) == ["token"]
+
+    await eventually(written, "it is written")
     await journal.close()
 
 
