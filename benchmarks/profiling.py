@@ -30,7 +30,7 @@ from benchmarks.scenarios import Field
 
 #: The first that a frame's file matches; ours by module.
 OWNERS = (
-    (r"^_run \(.*/threadwire/app\.py", "event loop"),
+    (r"^_run \(.*/threadwire/serving\.py", "event loop"),
     (r"/openai/", "openai SDK"),
     (r"/(httpx2?|httpcore2?|h11|anyio|sniffio|certifi)/", "HTTP client (httpx, httpcore, h11, anyio)"),
     (r"/(langchain_openai)/", "langchain-openai"),

@@ -18,8 +18,8 @@ import rawsocket
 from conftest import Serve
 from harness import DEADLINE, Served, Socket, eventually
 from rawsocket import BINARY, CLOSE, PING, PONG, TEXT, RawSocket, connect_raw, frame, shrink_send_buffers
-from threadwire.app import CONNECTIONS
 from threadwire.connection import Connection
+from threadwire.connector import CONNECTIONS
 from threadwire.protocol import MAX_DEPTH, MAX_WAITING_ANSWERS
 
 EXAMPLES = json.loads((Path(__file__).parent / "frames.json").read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from aiohttp import WSMsgType
 
 from conftest import Serve
 from harness import Provider, Served, Socket, eventually
-from threadwire.app import CONNECTIONS
+from threadwire.connector import CONNECTIONS
 from threadwire.http import HUB
 
 #: Longer than any test; it must be stopped.

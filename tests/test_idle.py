@@ -13,7 +13,7 @@ import pytest
 
 from conftest import Serve
 from harness import Socket, eventually
-from threadwire.app import CONNECTIONS
+from threadwire.connector import CONNECTIONS
 from threadwire.http import HUB
 from threadwire.journal import Record
 from threadwire.log import Log

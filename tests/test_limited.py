@@ -13,7 +13,7 @@ import pytest
 from conftest import Serve, Servers
 from harness import Served, Socket, eventually
 from rawsocket import connect_raw, shrink_send_buffers
-from threadwire.app import ALLOWANCE, CONNECTIONS
+from threadwire.connector import ALLOWANCE, CONNECTIONS
 from threadwire.limits import day_of, seconds_left
 from threadwire.settings import WITH_AUTH, Limits
 

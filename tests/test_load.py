@@ -21,8 +21,8 @@ from harness import Served, eventually
 from load_process import load
 from process import ServerProcess
 from scripted_server import Fault, ScriptedServer, scripted_server
-from threadwire.app import CONNECTIONS
 from threadwire.cli import main
+from threadwire.connector import CONNECTIONS
 from threadwire.load.recorder import LATENCIES
 from threadwire.load.violations import VIOLATIONS
 

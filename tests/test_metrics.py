@@ -17,7 +17,7 @@ from gated_graphs import GATE
 from harness import Served, eventually
 from metrics_graphs import BUSY_SECONDS
 from threadwire import cli, dashboard
-from threadwire.app import OBSERVED
+from threadwire.connector import OBSERVED
 from threadwire.load.watch import Watch
 from threadwire.tally import MAX_MODELS, OTHER_MODELS, Histogram, Probe, Tally
 

@@ -87,9 +87,9 @@ def _serve(args: argparse.Namespace) -> int:
     settings = config.load(args.config, _overrides(args))
     # langgraph reads it when it is imported: a tampered database must not run code.
     os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
-    from threadwire import app
+    from threadwire import serving
 
-    return app.serve(settings, debug=args.debug)
+    return serving.serve(settings, debug=args.debug)
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a server asks of its process: a garbage collector that stalls nobody, and files enough for its sockets.
 
-Both are the process's and not a server's, so ``app.serve`` asks for them, and nobody who runs the app inside a program
+Both are the process's and not a server's, so ``serving`` asks for them, and nobody who runs the app inside a program
 of his own.
 """
 

@@ -13,7 +13,7 @@ import pytest
 from attack import Target, somebody_talks, target
 from conftest import Serve
 from harness import DEADLINE, Served, eventually
-from threadwire.app import CONNECTIONS
+from threadwire.connector import CONNECTIONS
 from torture.fuzz import Fuzz
 
 #: Set it to a seed that was printed to send the same again (not at the same moments).
