@@ -12,7 +12,7 @@ import random
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -245,15 +245,17 @@ def _connector(settings: Settings, gate: Gate) -> Handler:
         thread_id = wanted.thread_id or request.app[http.OWNERSHIP].mint(request[USER])
         renew = partial(gate.reauthenticate, request)
         connection = Connection(shared, wanted.on_disconnect, request[GRANT], renew)
-        with ExitStack() as stack:
-            try:
-                user = user_of(request[USER].for_graph())
-                stack.enter_context(request.app[ALLOWANCE].connection(user, request[ADDRESS]))
-            except RateLimited as error:
-                return await refused(request, shared, error)
-            connections.add(connection)
-            stack.callback(connections.discard, connection)
+        user = user_of(request[USER].for_graph())
+        try:
+            shared.allowance.enter(user, request[ADDRESS])
+        except RateLimited as error:
+            return await refused(request, shared, error)
+        connections.add(connection)
+        try:
             return await connection.serve(request, lambda: Seat(hub, thread_id, minted=minted), wanted)
+        finally:
+            connections.discard(connection)
+            shared.allowance.leave(user, request[ADDRESS])
 
     refusing = 0
 

@@ -104,6 +104,26 @@ def _socket(settings: ConnectionSettings, on_beat: Callable[[bool], None]) -> We
 class Connection:
     """A reader of one thread, for its whole life."""
 
+    __slots__ = (
+        "_answers",
+        "_bad",
+        "_batches",
+        "_end",
+        "_hasty",
+        "_pages",
+        "_ping_due",
+        "_raw",
+        "_session",
+        "_settings",
+        "_tarry",
+        "_waiter",
+        "_writing",
+        "_written",
+        "_ws",
+        "credential",
+        "on_disconnect",
+    )
+
     def __init__(self, settings: ConnectionSettings, on_disconnect: OnDisconnect, grant: Grant, renew: Renew) -> None:
         """``renew`` says whose another token is, and until when; it raises as an ``Authenticator`` does."""
         self.on_disconnect = on_disconnect
@@ -196,9 +216,7 @@ class Connection:
 
     async def _run(self, session: _Session) -> WSMessage:
         """Read and write until the socket ends; returns the last thing it gave."""
-        attached = session.attached
-        ready = {"type": "ready", **self._settings.ready, **attached.ready}
-        self._answers.put_first(*(found for found in (ready, attached.history, attached.gap) if found is not None))
+        self._greet(session.attached)
         self._session = session
         self._wake()
         try:
@@ -215,6 +233,12 @@ class Connection:
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks)
+
+    def _greet(self, attached: Attached) -> None:
+        """Say first of all where it is; what that was is not kept for as long as the connection is there."""
+        ready = {"type": "ready", **self._settings.ready, **attached.ready}
+        self._answers.put_first(*(found for found in (ready, attached.history, attached.gap) if found is not None))
+        attached.ready, attached.history, attached.gap = {}, None, None
 
     def _on_beat(self, alive: bool) -> None:
         if alive:

@@ -47,8 +47,9 @@ class Observed:
         async def about(request: web.Request, handler: Handler) -> web.StreamResponse:
             user = request.get(USER)
             known = {"connection_id": str(uuid_utils.uuid7()), "user": user.identity if user is not None else None}
-            with logs.about(**known):
-                return await self.traces.connection(request, handler, known)
+            # For good: aiohttp handles each request in a task, and so in a context, of its own.
+            logs.about(**known)
+            return await self.traces.connection(request, handler, known)
 
         return about
 
