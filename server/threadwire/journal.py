@@ -1,9 +1,9 @@
 """The journal: every thread's log on disk, so that it survives the process.
 
 The journal is a reader of every log, and the one the others wait for: a few times a second it writes what is new of all
-of them in one transaction, and at once where a frame is a promise (``protocol.PROMISES``) or a run's row is to change
-with it. So a crash costs at most ``interval_seconds`` of text, and who has seen a run end finds it ended after it.
-Commits that come while one is being written go out together with the next.
+of them in one transaction, and at once, of that thread alone, where a frame is a promise (``protocol.PROMISES``) or a
+run's row is to change with it. So a crash costs at most ``interval_seconds`` of text, and who has seen a run end finds
+it ended after it. Commits that come while one is being written go out together with the next.
 
 A ``Record`` is one thread's log with its place in the journal. Knows no runs and no readers.
 """
