@@ -131,6 +131,29 @@ async def test_much_text_does_not_wait(disk: Disk) -> None:
     await journal.close()
 
 
+async def test_who_hurries_hurries_nobody_else(disk: Disk) -> None:
+    """A commit of one thread leaves another's text to be written with what comes within the interval."""
+    journal = journal_of(disk)
+    talking, committing = await a_record(disk, journal, "t1"), await a_record(disk, journal, "t2")
+    talking.tell(token("a"), ORIGIN)
+    await start(committing)
+    assert await on_disk(disk, "t2") == ["run_started"]
+    assert talking.dirty
+    await journal.close()
+    assert await on_disk(disk, "t1") == ["token"]
+
+
+async def test_nobody_waits_for_ever_behind_those_who_hurry(disk: Disk) -> None:
+    """Where somebody always hurries, the others' text is written all the same, after the interval."""
+    journal = journal_of(disk, 0.01)
+    talking, committing = await a_record(disk, journal, "t1"), await a_record(disk, journal, "t2")
+    talking.tell(token("a"), ORIGIN)
+    async with asyncio.timeout(30):
+        while talking.dirty:
+            await start(committing)
+    await journal.close()
+
+
 async def test_a_promise_waits_for_its_commit(disk: Disk) -> None:
     """Readers get it, and what comes after it, when it is on disk with its mark; and not before."""
     journal = journal_of(disk)

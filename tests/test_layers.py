@@ -214,6 +214,7 @@ TABLE: dict[str, set[str]] = {
         "errors",
         "filters",
         "limits",
+        "log",
         "logs",
         "pages",
         "protocol",

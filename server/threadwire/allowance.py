@@ -77,21 +77,28 @@ class Allowance:
         wait = self._upgrades.take(address_key(address), self._monotonic())
         _check("upgrades_per_second", self.caps.upgrades_per_second, wait)
 
-    @contextmanager
-    def connection(self, user: str, address: str) -> Iterator[None]:
-        """A connection, from its beginning to its end. Raises ``RateLimited`` on entering."""
+    def enter(self, user: str, address: str) -> None:
+        """A connection begins; ``leave`` has to tell its end. Raises ``RateLimited``, and then nothing is taken."""
         place = address_key(address)
         if not self._of_addresses.take(place):
             _check("connections_per_address", self.caps.connections_per_address, CONNECTION_RETRY_SECONDS)
-        try:
-            if not self._of_users.take(user):
-                _check("connections_per_user", self.caps.connections_per_user, CONNECTION_RETRY_SECONDS)
-            try:
-                yield
-            finally:
-                self._of_users.give(user)
-        finally:
+        if not self._of_users.take(user):
             self._of_addresses.give(place)
+            _check("connections_per_user", self.caps.connections_per_user, CONNECTION_RETRY_SECONDS)
+
+    def leave(self, user: str, address: str) -> None:
+        """A connection that was let in has ended."""
+        self._of_users.give(user)
+        self._of_addresses.give(address_key(address))
+
+    @contextmanager
+    def connection(self, user: str, address: str) -> Iterator[None]:
+        """A connection, from its beginning to its end. Raises ``RateLimited`` on entering."""
+        self.enter(user, address)
+        try:
+            yield
+        finally:
+            self.leave(user, address)
 
     def command(self, user: str) -> None:
         """One more command, or request; raises ``RateLimited``."""

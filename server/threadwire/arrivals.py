@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Awaitable
 from typing import cast
 
 from aiohttp import web
@@ -182,18 +183,21 @@ def body_in_time(seconds: float) -> Middleware:
     """
 
     @web.middleware
-    async def read(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.body_exists:
-            try:
-                await _read(request, seconds)
-            except web.HTTPRequestEntityTooLarge:
-                if request.headers.get("Content-Encoding"):
-                    # Not even unpacked: what is left of it may be a thousand times as much.
-                    _drop(request)
-                raise TooLarge("The body is larger than server.max_message_bytes.") from None
-            except web.RequestPayloadError:
+    def read(request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
+        # No coroutine of its own where there is nothing to read: a WebSocket would keep it for as long as it is open.
+        return read_first(request, handler) if request.body_exists else handler(request)
+
+    async def read_first(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            await _read(request, seconds)
+        except web.HTTPRequestEntityTooLarge:
+            if request.headers.get("Content-Encoding"):
+                # Not even unpacked: what is left of it may be a thousand times as much.
                 _drop(request)
-                raise BadFrame("The body cannot be read: it is not packed or cut into chunks as it says.") from None
+            raise TooLarge("The body is larger than server.max_message_bytes.") from None
+        except web.RequestPayloadError:
+            _drop(request)
+            raise BadFrame("The body cannot be read: it is not packed or cut into chunks as it says.") from None
         return await handler(request)
 
     return read

@@ -82,7 +82,7 @@ class ConnectionBatches:
         self._answers = answers
         self._batch: Batch | None = None
         self._task: asyncio.Task[None] | None = None
-        self._past: list[str] = []
+        self._past: tuple[str, ...] = ()
         self._then: Callable[[], None] | None = None
 
     def begin(
@@ -158,6 +158,6 @@ class ConnectionBatches:
     def _forget(self, batch: Batch) -> None:
         if self._batch is batch:
             self._batch = None
-            self._past = [*self._past[1 - _REMEMBERED :], batch.run_id]
+            self._past = (*self._past[1 - _REMEMBERED :], batch.run_id)
             if self._then is not None:
                 self._then()

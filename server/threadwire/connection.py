@@ -26,6 +26,7 @@ from threadwire.credential import Credential, Renew
 from threadwire.errors import BadFrame, Gap, InternalError, RateLimited, ThreadwireError
 from threadwire.filters import Filter
 from threadwire.limits import Rate
+from threadwire.log import Cursor
 from threadwire.logs import get_logger
 from threadwire.pages import Pages
 from threadwire.protocol import (
@@ -104,6 +105,26 @@ def _socket(settings: ConnectionSettings, on_beat: Callable[[bool], None]) -> We
 class Connection:
     """A reader of one thread, for its whole life."""
 
+    __slots__ = (
+        "_answers",
+        "_bad",
+        "_batches",
+        "_end",
+        "_hasty",
+        "_pages",
+        "_ping_due",
+        "_raw",
+        "_session",
+        "_settings",
+        "_tarry",
+        "_waiter",
+        "_writing",
+        "_written",
+        "_ws",
+        "credential",
+        "on_disconnect",
+    )
+
     def __init__(self, settings: ConnectionSettings, on_disconnect: OnDisconnect, grant: Grant, renew: Renew) -> None:
         """``renew`` says whose another token is, and until when; it raises as an ``Authenticator`` does."""
         self.on_disconnect = on_disconnect
@@ -170,20 +191,17 @@ class Connection:
 
     async def _attach(self, thread: Seat, wanted: Wanted) -> bool:
         """Be one of the thread's readers; returns whether the client's code closed it."""
-        attached = await thread.attach(
-            self, after=wanted.after, epoch=wanted.epoch, history=wanted.history, wake=self._wake
-        )
+        session = _Session(thread, self._greet(await self._enter(thread, wanted)))
         deliberate = False
-        attached.cursor.filter = wanted.filter
+        session.cursor.filter = wanted.filter or None
         thread.subscribe(self._raw, wanted.filter if wanted.raw else None)
-        session = _Session(thread, attached)
         try:
             last = await self._run(session)
             # Anything else that ends it is a loss, a broken frame, or our own doing.
             asked = last.type is WSMsgType.CLOSE and last.data in _DELIBERATE
             deliberate = asked and self._end is None
         finally:
-            attached.cursor.close()
+            session.cursor.close()
             thread.subscribe(self._raw, None)
             thread.detach(self, deliberate=deliberate)
         await self._ws.part(last)
@@ -196,9 +214,6 @@ class Connection:
 
     async def _run(self, session: _Session) -> WSMessage:
         """Read and write until the socket ends; returns the last thing it gave."""
-        attached = session.attached
-        ready = {"type": "ready", **self._settings.ready, **attached.ready}
-        self._answers.put_first(*(found for found in (ready, attached.history, attached.gap) if found is not None))
         self._session = session
         self._wake()
         try:
@@ -215,6 +230,17 @@ class Connection:
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks)
+
+    async def _enter(self, thread: Seat, wanted: Wanted) -> Attached:
+        return await thread.attach(
+            self, after=wanted.after, epoch=wanted.epoch, history=wanted.history, wake=self._wake
+        )
+
+    def _greet(self, attached: Attached) -> Cursor:
+        """Say first of all where it is; all but the cursor is not kept for as long as the connection is there."""
+        ready = {"type": "ready", **self._settings.ready, **attached.ready}
+        self._answers.put_first(*(found for found in (ready, attached.history, attached.gap) if found is not None))
+        return attached.cursor
 
     def _on_beat(self, alive: bool) -> None:
         if alive:
@@ -264,7 +290,7 @@ class Connection:
                 self._tarry = error.retry_after_seconds or 0.0
             return
         if isinstance(command, Ping):
-            cursor = session.attached.cursor
+            cursor = session.cursor
             self._answers.put(Answer(lambda: named({"type": "pong", "seq": cursor.position}, command)))
         elif isinstance(command, Subscribe):
             self._subscribe(session, command)
@@ -309,7 +335,8 @@ class Connection:
         except ThreadwireError as error:
             answer(error)
         else:
-            session.attached.cursor.filter = wanted = Filter.of(command)
+            wanted = Filter.of(command)
+            session.cursor.filter = wanted or None
             session.thread.subscribe(self._raw, wanted if command.raw else None)
             answer({})
 
@@ -357,7 +384,7 @@ class Connection:
         if self._ping_due:
             self._ping_due = False
             await self._ws.ping()
-        cursor = session.attached.cursor
+        cursor = session.cursor
         answer = self._answers.first()
         if answer is not None and cursor.position >= answer.after:
             self._answers.pop()
@@ -401,4 +428,4 @@ class _Session:
     """A connection that is attached."""
 
     thread: Seat
-    attached: Attached
+    cursor: Cursor

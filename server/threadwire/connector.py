@@ -7,7 +7,6 @@ status of a failed upgrade.
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
 from functools import partial
 
 from aiohttp import web
@@ -75,15 +74,17 @@ def connector(settings: Settings, gate: Gate) -> Handler:
         thread_id = wanted.thread_id or request.app[http.OWNERSHIP].mint(request[USER])
         renew = partial(gate.reauthenticate, request)
         connection = Connection(shared, wanted.on_disconnect, request[GRANT], renew)
-        with ExitStack() as stack:
-            try:
-                user = user_of(request[USER].for_graph())
-                stack.enter_context(request.app[ALLOWANCE].connection(user, request[ADDRESS]))
-            except RateLimited as error:
-                return await refused(request, shared, error)
-            connections.add(connection)
-            stack.callback(connections.discard, connection)
+        user = user_of(request[USER].for_graph())
+        try:
+            shared.allowance.enter(user, request[ADDRESS])
+        except RateLimited as error:
+            return await refused(request, shared, error)
+        connections.add(connection)
+        try:
             return await connection.serve(request, lambda: Seat(hub, thread_id, minted=minted), wanted)
+        finally:
+            connections.discard(connection)
+            shared.allowance.leave(user, request[ADDRESS])
 
     refusing = 0
 

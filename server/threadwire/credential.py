@@ -39,8 +39,8 @@ class Credential:
         end: Callable[[int, str], None],
     ) -> None:
         self.grant = grant
-        #: The one that looks at a new token, while there is one; and none.
-        self.tasks: set[asyncio.Task[None]] = set()
+        #: Those that look at new tokens, while there are any: a tuple, since an empty set has 216 bytes.
+        self.tasks: tuple[asyncio.Task[None], ...] = ()
         self._renew = renew
         self._tell = tell
         self._end = end
@@ -65,9 +65,12 @@ class Credential:
 
     def replace(self, token: str, answer: Callable[[dict[str, Any] | ThreadwireError], None]) -> None:
         """Let another token of the same user take its place; one that is not stays without effect."""
-        task = asyncio.create_task(self._replace(token, answer, tuple(self.tasks)))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task = asyncio.create_task(self._replace(token, answer, self.tasks))
+        self.tasks = (*self.tasks, task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self.tasks = tuple(other for other in self.tasks if other is not task)
 
     async def _replace(
         self,

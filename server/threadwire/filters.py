@@ -44,6 +44,10 @@ class Filter:
         """The filter of anything with the six fields as lists: the config's ``events``, a ``subscribe``."""
         return cls(**{name: frozenset(getattr(source, name)) for name in cls.__dataclass_fields__})
 
+    def __bool__(self) -> bool:
+        """Whether it hides anything."""
+        return any(getattr(self, name) for name in self.__dataclass_fields__)
+
     def passes(self, origin: Origin) -> bool:
         """Whether a reader with this filter sees what came from ``origin``."""
         if self.include_types or self.include_names or self.include_tags:

@@ -75,18 +75,17 @@ class Gate:
                 if not _is_socket(request) or error.http_status == 400:
                     raise
                 request[REFUSAL] = error
+            if _is_socket(request) or _route(request) in PUBLIC:
+                return await handler(request)
             return await self._metered(request, handler)
 
         return gate
 
     async def _metered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Count a request that is a user's; a stream is a connection as well. Raises ``RateLimited``."""
-        route = _route(request)
-        if route in PUBLIC or _is_socket(request):
-            return await handler(request)
         user, allowance = user_of(request[USER].for_graph()), self._allowance(request.app)
         allowance.command(user)
-        if route not in STREAMS:
+        if _route(request) not in STREAMS:
             return await handler(request)
         with allowance.connection(user, request[ADDRESS]):
             return await handler(request)

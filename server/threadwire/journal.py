@@ -1,9 +1,9 @@
 """The journal: every thread's log on disk, so that it survives the process.
 
 The journal is a reader of every log, and the one the others wait for: a few times a second it writes what is new of all
-of them in one transaction, and at once where a frame is a promise (``protocol.PROMISES``) or a run's row is to change
-with it. So a crash costs at most ``interval_seconds`` of text, and who has seen a run end finds it ended after it.
-Commits that come while one is being written go out together with the next.
+of them in one transaction, and at once, of that thread alone, where a frame is a promise (``protocol.PROMISES``) or a
+run's row is to change with it. So a crash costs at most ``interval_seconds`` of text, and who has seen a run end finds
+it ended after it. Commits that come while one is being written go out together with the next.
 
 A ``Record`` is one thread's log with its place in the journal. Knows no runs and no readers.
 """
@@ -177,6 +177,9 @@ class Journal:
         self._tally = tally or Tally()
         self._interval_seconds = interval_seconds
         self._dirty: dict[Record, None] = {}
+        # Those of them that are not to wait, and when the others have waited long enough.
+        self._hasty: dict[Record, None] = {}
+        self._due = 0.0
         self._commits: list[_Commit] = []
         self._hurry = asyncio.Event()
         self._writing = asyncio.Lock()
@@ -187,9 +190,12 @@ class Journal:
     def touch(self, record: Record, *, hurry: bool) -> None:
         """There is something new of ``record``."""
         if record not in self._dirty and not record.stuck:
+            if not self._dirty:
+                self._due = time.monotonic() + self._interval_seconds
             self._dirty[record] = None
             self._start()
-        if hurry:
+        if hurry and record in self._dirty:
+            self._hasty[record] = None
             self._hurry.set()
 
     async def commit(self, record: Record, marks: tuple[Mark, ...]) -> None:
@@ -214,6 +220,7 @@ class Journal:
         """Write no more of ``record``, which is stuck; return when nothing of it is being written."""
         async with self._writing:
             self._dirty.pop(record, None)
+            self._hasty.pop(record, None)
             commits, self._commits = self._commits, []
             for commit in commits:
                 if commit.record is not record:
@@ -243,7 +250,7 @@ class Journal:
             while self._dirty or self._commits:
                 if not self._hurry.is_set():
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(self._interval_seconds):
+                        async with asyncio.timeout(max(0.0, self._due - time.monotonic())):
                             await self._hurry.wait()
                 if not await self._write():
                     if self._closing:
@@ -255,12 +262,20 @@ class Journal:
 
     async def _write(self) -> bool:
         async with self._writing:
+            now, began = time.time(), time.monotonic()
+            if not self._hurry.is_set() or self._closing or began >= self._due:
+                dirty, self._dirty = self._dirty, {}
+            else:
+                # Where a hundred threads talk, somebody always hurries: the others' text would be written in rows of a
+                # word or two.
+                dirty = self._hasty
             self._hurry.clear()
-            dirty, self._dirty = self._dirty, {}
+            self._hasty = {}
             commits, self._commits = self._commits, []
             committing = {commit.record for commit in commits if commit.done is not None}
             records = dict.fromkeys((*dirty, *(commit.record for commit in commits)))
-            now, began = time.time(), time.monotonic()
+            for record in records:
+                self._dirty.pop(record, None)
             found = [(record, *record.collect(now)) for record in records]
             marks = [mark for commit in commits for mark in commit.marks]
             try:

@@ -11,7 +11,6 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import structlog
@@ -85,9 +84,9 @@ def get_logger(name: str) -> Any:
     return structlog.stdlib.get_logger(name)
 
 
-def about(**known: Any) -> AbstractContextManager[None]:
-    """Have these in every line that is logged inside, and in what is started there."""
-    return structlog.contextvars.bound_contextvars(**known)
+def about(**known: Any) -> None:
+    """Have these in every line that is logged in this context (of a task) from now on, and in what is started there."""
+    structlog.contextvars.bind_contextvars(**known)
 
 
 # --- what people say -----------------------------------------------------------------------------

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sized
+from collections.abc import AsyncIterator, Awaitable, Sized
 from contextlib import asynccontextmanager
 
 import uuid_utils
@@ -44,11 +44,12 @@ class Observed:
         """Say whose log lines and spans these are, of each request and of the runs that it asks for."""
 
         @web.middleware
-        async def about(request: web.Request, handler: Handler) -> web.StreamResponse:
+        def about(request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
             user = request.get(USER)
             known = {"connection_id": str(uuid_utils.uuid7()), "user": user.identity if user is not None else None}
-            with logs.about(**known):
-                return await self.traces.connection(request, handler, known)
+            # For good: aiohttp handles each request in a task, and so in a context, of its own.
+            logs.about(**known)
+            return self.traces.connection(request, handler, known)
 
         return about
 

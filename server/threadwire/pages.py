@@ -23,14 +23,13 @@ class Pages:
         self._answers = answers
         self._wanted: list[tuple[History, Callable[[Answer], None]]] = []
         #: The task that reads them, while there are any; and none.
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: tuple[asyncio.Task[None], ...] = ()
 
     def read(self, thread: Seat, command: History) -> None:
         """Answer one more ``history`` command."""
         self._wanted.append((command, self._answers.promise()))
         if not self.tasks:
-            task = asyncio.create_task(self._read(thread))
-            self.tasks.add(task)
+            self.tasks = (asyncio.create_task(self._read(thread)),)
 
     def __len__(self) -> int:
         return len(self._wanted)
@@ -45,7 +44,7 @@ class Pages:
                 await answer.sent.wait()
         finally:
             # In the same step as the look at what is wanted: nothing that comes now waits for a task that has ended.
-            self.tasks.clear()
+            self.tasks = ()
 
 
 async def _page(thread: Seat, command: History) -> Answer:

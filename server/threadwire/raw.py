@@ -26,6 +26,8 @@ class RawReader:
     ``wake`` is called when there is one more.
     """
 
+    __slots__ = ("_bytes", "_max_bytes", "_waiting", "_wake", "filter")
+
     def __init__(self, wake: Callable[[], None], max_bytes: int) -> None:
         self._wake = wake
         # A number stands where so many are missing.

@@ -28,7 +28,9 @@ class RunTrace(Protocol):
 class Traces(Protocol):
     """A server's."""
 
-    async def connection(self, request: Any, handler: Callable[[Any], Awaitable[T]], about: dict[str, str | None]) -> T:
+    def connection(
+        self, request: Any, handler: Callable[[Any], Awaitable[T]], about: dict[str, str | None]
+    ) -> Awaitable[T]:
         """Handle a request, which may be a connection; ``about``: its ids."""
         ...
 
@@ -47,9 +49,14 @@ class _NoTrace:
 class NoTraces:
     """Nobody wants to see any."""
 
-    async def connection(self, request: Any, handler: Callable[[Any], Awaitable[T]], about: dict[str, str | None]) -> T:  # noqa: ARG002
+    def connection(
+        self,
+        request: Any,
+        handler: Callable[[Any], Awaitable[T]],
+        about: dict[str, str | None],  # noqa: ARG002
+    ) -> Awaitable[T]:
         """Handle it."""
-        return await handler(request)
+        return handler(request)
 
     def run(self, run_id: str, **about: str | None) -> AbstractContextManager[RunTrace]:  # noqa: ARG002
         """Nothing."""

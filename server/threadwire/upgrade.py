@@ -18,6 +18,8 @@ _FILTERS = (
     "exclude_names",
     "exclude_tags",
 )
+#: One for all connections: each empty set that is made has 216 bytes.
+_NONE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +94,4 @@ def _boolean(query: Mapping[str, str], name: str) -> bool:
 
 
 def _names(query: Mapping[str, str], name: str) -> frozenset[str]:
-    return frozenset(part for part in query.get(name, "").split(",") if part)
+    return frozenset(part for part in query.get(name, "").split(",") if part) or _NONE

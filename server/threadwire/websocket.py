@@ -44,6 +44,21 @@ class WebSocket:
     Beyond ``buffered_bytes`` of what its client has not taken, or what is usual where that is less, sending waits.
     """
 
+    __slots__ = (
+        "_beat_handle",
+        "_buffered_bytes",
+        "_cut_handle",
+        "_heard",
+        "_heartbeat_seconds",
+        "_on_beat",
+        "_said_close",
+        "_tally",
+        "_transport",
+        "_wrote",
+        "close_code",
+        "response",
+    )
+
     def __init__(
         self,
         *,
@@ -79,6 +94,8 @@ class WebSocket:
     async def open(self, request: web.Request) -> None:
         """Upgrade. Raises ``web.HTTPBadRequest`` where the request is none, ``ConnectionError`` where it is gone."""
         await self.response.prepare(request)
+        # They are sent.
+        self.response.headers.clear()
         self._transport = request.transport
         if self._transport is not None and 0 < self._buffered_bytes < _USUAL_BYTES:
             self._transport.set_write_buffer_limits(self._buffered_bytes)
