@@ -67,7 +67,7 @@ TABLE: dict[str, set[str]] = {
     "stopping": {"tally"},
     "marker": {"tally", "toolcalls"},
     "raw": {"events", "filters", "jsonsafe", "protocol"},
-    "listener": set(),
+    "listener": {"marker"},
     "streams": {"events", "filters", "listener", "marker", "toolcalls"},
     "bodies": {"errors", "jsonsafe", "protocol", "snapshots", "storage"},
     "openapi": {"bodies", "protocol", "snapshots", "storage", "threadwire"},

@@ -24,17 +24,24 @@ from langchain_core.messages import AIMessageChunk
 # Models stream, though only invoked, where such a handler listens: LangGraph's own handlers are found by it too.
 from langchain_core.tracers._streaming import _StreamingCallbackHandler
 
+from threadwire.marker import Marker
+
 
 class Listener(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
-    """Gives ``hear`` the events of one run; always on the loop, also where a node runs in a thread."""
+    """Gives ``hear`` the events of one run; always on the loop, also where a node runs in a thread.
+
+    It calls ``marker`` itself, before ``hear``, who needs the marks: langchain-core (1.8) puts the handlers into a set
+    where it merges managers, so of two handlers either may be called first.
+    """
 
     #: Called in place, in the order of what happens.
     run_inline = True
     #: What ``hear`` raises is a fault of ours, and fails the run.
     raise_error = True
 
-    def __init__(self, hear: Callable[[Any], None]) -> None:
+    def __init__(self, hear: Callable[[Any], None], marker: Marker) -> None:
         self._hear = hear
+        self._marker = marker
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         # What the events of one model, tool or retriever have in common.
@@ -94,12 +101,15 @@ class Listener(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
         self._parents[run_id] = parent_run_id
 
     def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        self._marker.on_chat_model_start(run_id=run_id, **kwargs)
         self._start("chat_model", serialized, run_id, kwargs, {"messages": messages})
 
     def on_llm_start(self, serialized: Any, prompts: Any, *, run_id: UUID, **kwargs: Any) -> None:
         self._start("llm", serialized, run_id, kwargs, {"prompts": prompts})
 
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **_kwargs: Any) -> None:
+        if not self._marker.ignore_llm:
+            self._marker.on_llm_new_token(chunk=chunk)
         common = self._running.get(run_id)
         if common is None:
             return
@@ -119,6 +129,7 @@ class Listener(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
         self._running.pop(run_id, None)
 
     def on_tool_start(self, serialized: Any, input_str: str, *, run_id: UUID, **kwargs: Any) -> None:
+        self._marker.on_tool_start(run_id=run_id, **kwargs)
         self._start("tool", serialized, run_id, kwargs, kwargs.get("inputs") or {})
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **_kwargs: Any) -> None:

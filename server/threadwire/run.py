@@ -156,10 +156,11 @@ class Run:
                 # Kept with each checkpoint, under the Agent Server's name: whose it is, should we not live to say so.
                 "metadata": {"run_id": run_id},
                 "recursion_limit": self._limits.recursion_limit,
-                "callbacks": [Marker(self._marks, self._stop.is_asked, self._tally.probe), *trace.callbacks],
+                "callbacks": trace.callbacks,
             },
             stream=mode,
             marks=self._marks,
+            marker=Marker(self._marks, self._stop.is_asked, self._tally.probe),
             every=wanted,
             hear=hear,
             durability=self._limits.durability,

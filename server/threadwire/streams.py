@@ -24,7 +24,7 @@ from langgraph.constants import TAG_NOSTREAM
 from threadwire.events import ROOT
 from threadwire.filters import Origin, WantedTypes
 from threadwire.listener import Listener
-from threadwire.marker import InPlace
+from threadwire.marker import InPlace, Marker
 from threadwire.toolcalls import Marks
 
 
@@ -35,6 +35,7 @@ async def listen(
     *,
     stream: str,
     marks: Marks,
+    marker: Marker,
     every: Callable[[], bool] | None,
     hear: Callable[[Any], None],
     **options: Any,
@@ -42,13 +43,16 @@ async def listen(
     """Run the graph to its end; ``hear`` is given the events for ``events.Translator``, in their order.
 
     ``every`` says whether somebody wants the events that become no frames too; asked for each one. None: nobody may.
+    ``marker`` is called before what it marks is heard.
     """
+    callbacks = config["callbacks"]
     if stream == "messages":
-        events = _messages(graph, given, config, marks, options)
+        events = _messages(graph, given, {**config, "callbacks": [marker, *callbacks]}, marks, options)
     elif every is None:
-        events = _callbacks(graph, given, config, hear, options)
+        heard = {**config, "callbacks": InPlace.of(*callbacks, Listener(hear, marker))}
+        events = _callbacks(graph, given, heard, options)
     else:
-        events = _events(graph, given, config, every, options)
+        events = _events(graph, given, {**config, "callbacks": InPlace.of(marker, *callbacks)}, every, options)
     async with aclosing(events):
         async for event in events:
             hear(event)
@@ -59,7 +63,7 @@ def _events(
 ) -> AsyncGenerator[Any, None]:
     return graph.astream_events(  # type: ignore[no-any-return]
         given,
-        {**config, "run_name": ROOT, "callbacks": InPlace.of(*config["callbacks"])},
+        {**config, "run_name": ROOT},
         version="v2",
         # Ask for what readers may see and the root's own chunks, and for nothing else: each event costs.
         include_names=[ROOT],
@@ -71,7 +75,7 @@ def _events(
 
 
 async def _callbacks(
-    graph: Any, given: Any, config: dict[str, Any], hear: Callable[[Any], None], options: dict[str, Any]
+    graph: Any, given: Any, config: dict[str, Any], options: dict[str, Any]
 ) -> AsyncGenerator[Any, None]:
     """The root's chunks; the rest is heard by the callbacks meanwhile.
 
@@ -79,7 +83,7 @@ async def _callbacks(
     """
     stream = graph.astream(
         given,
-        {**config, "run_name": ROOT, "callbacks": InPlace.of(*config["callbacks"], Listener(hear))},
+        {**config, "run_name": ROOT},
         stream_mode=["values", "custom"],
         subgraphs=True,
         **options,
