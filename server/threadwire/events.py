@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
@@ -89,6 +90,8 @@ class Translator:
         self._told_answers: dict[str, dict[str, Any]] = {}
         #: The thread's messages as the graph had them at its last step; None before the first.
         self.state: Sequence[BaseMessage] | None = None
+        #: The same, in a list that no graph adds to.
+        self._looked_at: list[BaseMessage] = []
         #: Whether the graph said that it waits for a person.
         self.interrupted = False
         self.usage = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
@@ -328,12 +331,14 @@ class Translator:
 
     def _step(self, messages: Sequence[BaseMessage], now: float) -> Iterator[Told]:
         """The graph has finished a step: tell what it added and the tokens did not."""
-        first = self.state is None
-        self.state = messages
+        first, before = self.state is None, self._looked_at
+        self.state, self._looked_at = messages, list(messages)
+        # An old thread has thousands: those of the step before are not looked at again.
+        same = len(before) if len(before) <= len(messages) and all(map(is_, before, messages)) else 0
         added = [
             (identity, message)
-            for index, message in enumerate(messages)
-            # All of an old thread's are looked at, each step: what is known is passed over without a call.
+            for index, message in enumerate(messages[same:], same)
+            # What is known is passed over without a call.
             if message.id not in self.known and (identity := message_id(message, index)) not in self.known
         ]
         for identity, message in added:

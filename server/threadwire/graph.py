@@ -88,6 +88,8 @@ class Graph:
         self.name = name
         #: Of the built-in agent: the tools that a person is asked about.
         self._asks_before = asks_before
+        #: Whether a run may be given the same messages as the next: the agent changes none; a user's graph may.
+        self.shares_messages = asks_before is not None
         self._compiled = compiled
         self._repair = _with_repair_node(compiled.builder).compile(checkpointer=saver)
         _forget_joins(self._repair)

@@ -125,7 +125,8 @@ class Run:
             return outcome
 
     async def _drive(self, trace: RunTrace) -> None:
-        graph = self._graph.for_run(self._storage.saver(self._fence), self._storage.fenced_store(self._fence))
+        saver = self._storage.saver(self._fence, shared=self._graph.shares_messages)
+        graph = self._graph.for_run(saver, self._storage.fenced_store(self._fence))
         raw, graph_name, run_id = self._raw, self._graph.root_name, self.row.run_id
         mode, asked_by = self.row.request.get("stream") or "events", self.row.request.get("user")
         wanted = raw.wanted if raw.allowed and mode == "events" else None

@@ -25,7 +25,9 @@ class TakeContent(AgentMiddleware[Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         """Put the users' messages into what the model takes."""
-        return await handler(request.override(messages=[self._taken(message) for message in request.messages]))
+        # Most are but text, and all of an old thread's come by here.
+        messages = [m if isinstance(m.content, str) else self._taken(m) for m in request.messages]
+        return await handler(request.override(messages=messages))
 
     def _taken(self, message: AnyMessage) -> AnyMessage:
         if not isinstance(message, HumanMessage) or isinstance(message.content, str):

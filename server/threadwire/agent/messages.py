@@ -34,7 +34,8 @@ def fold_messages(state: Sequence[Any], writes: Sequence[Any]) -> list[BaseMessa
     both at once gives. Messages get their ids before they are written: LangGraph's loop does that for this channel.
     """
     nameless = (f"\0{number}" for number in count())
-    messages = {message.id or next(nameless): message for message in _typed(list(state))}
+    before = _typed(state)
+    messages = dict(zip([message.id or next(nameless) for message in before], before, strict=True))
     for write in writes:
         for message in _typed(write if isinstance(write, list) else [write]):
             if not isinstance(message, RemoveMessage):
@@ -46,9 +47,15 @@ def fold_messages(state: Sequence[Any], writes: Sequence[Any]) -> list[BaseMessa
     return list(messages.values())
 
 
-def _typed(messages: list[Any]) -> list[BaseMessage]:
-    converted = messages if all(isinstance(m, BaseMessage) for m in messages) else convert_to_messages(messages)
-    return [message_chunk_to_message(m) if isinstance(m, BaseMessageChunk) else m for m in converted]
+def _typed(messages: Sequence[Any]) -> Sequence[BaseMessage]:
+    # All of an old thread's are looked at, four times a turn: their types first, which are few.
+    kinds = set(map(type, messages))
+    if not all(issubclass(kind, BaseMessage) for kind in kinds):
+        messages = convert_to_messages(messages)
+        kinds = set(map(type, messages))
+    if any(issubclass(kind, BaseMessageChunk) for kind in kinds):
+        return [message_chunk_to_message(m) if isinstance(m, BaseMessageChunk) else m for m in messages]
+    return messages
 
 
 class ChatState(AgentState[Any]):

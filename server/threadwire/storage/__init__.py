@@ -234,8 +234,12 @@ class Storage(Protocol):
     #: LangGraph's store, unfenced.
     store: BaseStore
 
-    def saver(self, fence: Fence | None = None) -> BaseCheckpointSaver[str]:
-        """A saver that writes; through ``fence``, where one is given. Cheap: made once a run."""
+    def saver(self, fence: Fence | None = None, *, shared: bool = False) -> BaseCheckpointSaver[str]:
+        """A saver that writes; through ``fence``, where one is given. Cheap: made once a run.
+
+        ``shared``: what it reads of old messages may be what another has been given, so the graph may change none in
+        place.
+        """
         ...
 
     def fenced_store(self, fence: Fence) -> BaseStore:

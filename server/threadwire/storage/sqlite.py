@@ -22,6 +22,7 @@ from langgraph.store.base import BaseStore
 
 from threadwire.errors import ConfigError, Forbidden, InvalidArgument
 from threadwire.storage import SEARCHED_CHARACTERS, Fence, LogRow, RunRow, TokenRow, sqlite_file
+from threadwire.storage.remembered import Remembered
 from threadwire.storage.sqlite_journal import RENEW, SqliteJournal
 from threadwire.storage.sqlite_prune import SqlitePruning
 from threadwire.storage.sqlite_threads import VALUES, add_functions
@@ -156,6 +157,7 @@ class SqliteStorage(SqliteJournal, SqlitePruning):
     def __init__(self, writer: Connection, reader: Connection, searcher: Connection) -> None:
         super().__init__(writer, reader, searcher)
         self._saver = Saver(writer, self._lock, self._transactions)
+        self._remembered = Remembered()
         self._store = SharedStore(writer, self._lock)
         self._reading = Saver(reader, self._reader_lock, None)
         self.reader: BaseCheckpointSaver[str] = self._reading
@@ -211,9 +213,15 @@ class SqliteStorage(SqliteJournal, SqlitePruning):
         await self._reader_lock.close()
         await self._searcher_lock.close()
 
-    def saver(self, fence: Fence | None = None) -> BaseCheckpointSaver[str]:
-        """A saver that writes; through ``fence``, where one is given."""
-        return self._saver.through(fence)
+    def saver(self, fence: Fence | None = None, *, shared: bool = False) -> BaseCheckpointSaver[str]:
+        """A saver that writes; through ``fence``, where one is given; ``shared``: who reads changes no message."""
+        return self._saver.through(fence, self._remembered if shared else None)
+
+    async def delete_thread(self, thread_id: str) -> bool:
+        """Delete all there is of the thread; False where there was none."""
+        deleted = await super().delete_thread(thread_id)
+        self._remembered.forget(thread_id)
+        return deleted
 
     def fenced_store(self, fence: Fence) -> BaseStore:
         """The store with its writes through ``fence``."""

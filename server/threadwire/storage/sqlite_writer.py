@@ -41,6 +41,7 @@ from langgraph.store.sqlite.aio import AsyncSqliteStore
 
 from threadwire.errors import StorageError
 from threadwire.storage import Fence
+from threadwire.storage.remembered import Remembered, own
 from threadwire.storage.sqlite_transactions import (
     Connection,
     NoLock,
@@ -130,13 +131,15 @@ class Saver(AsyncSqliteSaver):
         self.lock = cast("asyncio.Lock", lock)
         self._transactions = transactions
         self._fence: Fence | None = None
+        #: Where old messages are shared with later readers; None: they are not.
+        self._remembered: Remembered | None = None
         #: Told how long each write took, in seconds.
         self.took: Callable[[float], None] = lambda _seconds: None
 
-    def through(self, fence: Fence | None) -> Saver:
-        """The same saver, writing through ``fence``."""
+    def through(self, fence: Fence | None, remembered: Remembered | None = None) -> Saver:
+        """The same saver, writing through ``fence``; old messages it may share, through ``remembered``."""
         saver = copy.copy(self)
-        saver._fence = fence  # noqa: SLF001 -- its own class
+        saver._fence, saver._remembered = fence, remembered  # noqa: SLF001 -- its own class
         return saver
 
     async def setup(self) -> None:
@@ -221,7 +224,14 @@ class Saver(AsyncSqliteSaver):
     ) -> Mapping[str, DeltaChannelHistory]:
         """What ``DeltaChannel`` makes its value from."""
         with storage_errors():
-            return await super().aget_delta_channel_history(config=config, channels=channels)
+            if self._remembered is None:
+                return await super().aget_delta_channel_history(config=config, channels=channels)
+            saver, thread_id = copy.copy(self), config["configurable"]["thread_id"]
+            reading, saver.serde = self._remembered.begin(thread_id, self.serde)
+            read = AsyncSqliteSaver.aget_delta_channel_history
+            found = await read(saver, config=config, channels=channels)
+        self._remembered.end(thread_id, reading)
+        return own(found)
 
 
 class SharedStore(AsyncSqliteStore):
