@@ -348,11 +348,12 @@ async def test_delete_reaches_every_table(serve: Serve) -> None:
         " WHERE m.type = 'table' AND c.name = 'thread_id'",
     )
     assert {(table,) for table in naming("gone")} == set(of_threads), "each table of threads has something to delete"
-    others = naming("stays")
+    others = naming("stays").keys()
     async with served.session.delete(f"{served.url}/threads/gone") as response:
         assert response.status == 204
     assert naming("gone") == {}
-    assert naming("stays") == others
+    # Its own pruning may still be at work, so not how many there are.
+    assert naming("stays").keys() == others
 
 
 async def test_edit_beyond_what_is_kept(serve: Serve) -> None:
