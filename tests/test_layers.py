@@ -30,7 +30,6 @@ TABLE: dict[str, set[str]] = {
     "attachments": set(),
     "page": set(),
     "websocket": {"tally"},
-    "listening": {"errors"},
     "process": set(),
     "export": set(),
     "title": set(),
@@ -39,6 +38,7 @@ TABLE: dict[str, set[str]] = {
     "tls": {"errors"},
     "failures": {"errors"},
     "arrivals": {"errors"},
+    "listening": {"arrivals", "errors"},
     "allowance": {"attachments", "errors", "limits", "line"},
     "models": {"errors", "logs"},
     "settings": {"mcp_settings"},
@@ -256,6 +256,7 @@ TABLE: dict[str, set[str]] = {
     },
     "states": {"bodies", "errors", "export", "graph", "history", "http", "resources", "snapshots", "title"},
     "observed": {
+        "arrivals",
         "auth",
         "http",
         "hub",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -289,6 +292,28 @@ async def test_a_port_of_its_own(serve: Serve) -> None:
         assert response.status == 404
     async with served.session.get(url.replace("/metrics", "/ws")) as response:
         assert response.status == 404
+
+
+async def test_its_own_port_is_a_door_as_the_other(serve: Serve) -> None:
+    """Who is silent is cut, the Host must be this machine's, and the answers' headers are those of any other."""
+    served = await serve("graphs:echo", server={"metrics_port": 0, "handshake_timeout_seconds": 0.5})
+    url = served.server.app[OBSERVED].metrics_url
+    assert url is not None
+    for path, status in (("/metrics", 200), ("/nothing", 404)):
+        async with served.session.get(url.replace("/metrics", path)) as response:
+            assert response.status == status
+            names = ("Server", "X-Content-Type-Options", "Cache-Control")
+            assert [response.headers.get(name) for name in names] == ["threadwire", "nosniff", "no-store"]
+    async with served.session.get(url, headers={"Host": "evil.example"}) as response:
+        assert response.status == 403
+    parts = urlsplit(url)
+    for said in (b"", b"GET /metrics HTTP/1.1\r\nHost: 127"):
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        writer.write(said)
+        async with asyncio.timeout(30):
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+        writer.close()
 
 
 async def test_openmetrics(serve: Serve) -> None:

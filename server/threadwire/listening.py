@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from threadwire.arrivals import Site
 from threadwire.errors import StartupError
 
 
@@ -26,11 +27,11 @@ async def listen(site: web.BaseSite, runner: web.AppRunner, where: str, key: str
 
 
 @asynccontextmanager
-async def listener(app: web.Application, host: str, port: int, key: str) -> AsyncIterator[str]:
-    """An application of its own beside the server's, until left; gives its URL."""
+async def listener(app: web.Application, host: str, port: int, key: str, *, seconds: float) -> AsyncIterator[str]:
+    """An application of its own beside the server's, until left; gives its URL. ``seconds`` as in ``Site``."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        yield await listen(web.TCPSite(runner, host, port), runner, f"{host}:{port}", key)
+        yield await listen(Site(runner, host, port, seconds=seconds), runner, f"{host}:{port}", key)
     finally:
         await runner.cleanup()

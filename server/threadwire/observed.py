@@ -13,7 +13,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from threadwire import http, logs
+from threadwire.arrivals import begin
 from threadwire.auth import USER
+from threadwire.auth.origin import check_host
 from threadwire.hub import Hub
 from threadwire.journal import Journal
 from threadwire.listening import listener
@@ -82,8 +84,19 @@ class Observed:
         if server.metrics_port is None:
             yield
             return
-        app = web.Application(middlewares=[http.errors])
+        # Nobody is asked who they are here, but it is a door as the other is.
+        app = web.Application(middlewares=[http.errors, begin])
+        if self._settings.auth.mode == "none" and not self._settings.auth.insecure:
+            app.middlewares.append(_of_this_machine)
+        app.on_response_prepare.append(http.harden)
         self._metrics.add_to(app.router)
-        async with listener(app, server.host, server.metrics_port, "server.metrics_port") as url:
+        seconds = server.handshake_timeout_seconds
+        async with listener(app, server.host, server.metrics_port, "server.metrics_port", seconds=seconds) as url:
             self.metrics_url = f"{url}/metrics"
             yield
+
+
+@web.middleware
+async def _of_this_machine(request: web.Request, handler: Handler) -> web.StreamResponse:
+    check_host(request)
+    return await handler(request)
