@@ -109,7 +109,7 @@ TABLE: dict[str, set[str]] = {
     },
     "batch": {"allowance", "errors", "fresh", "marker", "protocol", "storage"},
     "batches": {"allowance", "answers", "batch", "errors", "fresh", "logs", "protocol"},
-    "runlog": {"filters", "fresh", "jsonsafe", "protocol"},
+    "runlog": {"filters", "fresh", "jsonsafe", "logs", "protocol"},
     "progress": set(),
     "batch_file": {
         "batch",
@@ -258,6 +258,8 @@ TABLE: dict[str, set[str]] = {
     "observed": {
         "arrivals",
         "auth",
+        "errors",
+        "gate",
         "http",
         "hub",
         "journal",

@@ -129,9 +129,74 @@ async def test_a_stream_of_lines(serve: Serve, lines: Lines) -> None:
     served = await serve("graphs:echo")
     async with served.session.post(f"{served.url}/threads/t/runs/stream", json={"content": MARKER}) as response:
         await response.read()
-    [line] = of(lines(), "run")
+    found: list[dict[str, Any]] = []
+
+    def told() -> bool:
+        found.extend(lines())
+        return bool(of(found, "connection"))
+
+    await eventually(told)
+    [line] = of(found, "run")
     assert (line["user"], line["status"]) == ("anonymous", "completed")
-    assert line["connection_id"]
+    [connection] = of(found, "connection")
+    assert connection["connection_id"] == line["connection_id"]
+    expected = {"route": "/threads/{thread_id}/runs/stream", "thread_id": "t", "http_status": 200, "user": "anonymous"}
+    assert {key: connection[key] for key in expected} == expected
+    assert connection["duration_ms"] >= 0
+    assert MARKER not in json.dumps(found)
+
+
+async def test_runs_without_a_thread(serve: Serve, lines: Lines) -> None:
+    """A batch and a run's log have one line each, as turns have, and over HTTP so has the connection."""
+    served = await serve("graphs:echo", events={"allow_raw": True})
+    inputs = [MARKER, MARKER, MARKER]
+    socket = await served.attach()
+    ack = await socket.ask("batch", inputs=inputs)
+    ended = [await socket.until("run_finished", run_id=ack["run_id"])]
+    for path, body in (("batch", {"inputs": inputs}), ("stream", {"stream": "log", "content": MARKER})):
+        async with served.session.post(f"{served.url}/runs/{path}", json=body) as response:
+            assert response.status == 200
+            ended.append(json.loads((await response.text()).splitlines()[-1]))
+    async with served.session.post(f"{served.url}/runs/batch", json={"inputs": []}) as response:
+        assert response.status == 400
+    await socket.ws.close()
+    found: list[dict[str, Any]] = []
+
+    def told() -> bool:
+        found.extend(lines())
+        return len(of(found, "connection")) == 4
+
+    await eventually(told)
+    runs = of(found, "run")
+    assert [(line["trigger"], line.get("inputs")) for line in runs] == [("batch", 3), ("batch", 3), ("log", None)]
+    for line, finished in zip(runs, ended, strict=True):
+        told_of = ("run_id", "status", "reason", "error", "usage", "duration_ms")
+        assert {key: line[key] for key in told_of} == {key: finished[key] for key in told_of}
+        assert line["user"] == "anonymous"
+    connections = {line["connection_id"]: line for line in of(found, "connection")}
+    routes = [connections[line["connection_id"]].get("route") for line in runs]
+    assert routes == [None, "/runs/batch", "/runs/stream"]
+    [refused] = [line for line in connections.values() if line.get("refused")]
+    assert (refused["route"], refused["http_status"], refused["refused"]) == ("/runs/batch", 400, "invalid_argument")
+    assert MARKER not in json.dumps(found)
+
+
+async def test_a_batch_whose_client_leaves(serve: Serve, lines: Lines) -> None:
+    """Its line says so, once, with how many of its inputs were begun."""
+    served = await serve("gated_graphs:gated", limits={"max_batch_concurrency": 2})
+    socket = await served.attach()
+    ack = await socket.ask("batch", inputs=["a", "b", "c", "d"])
+    await socket.ws.close()
+    found: list[dict[str, Any]] = []
+
+    def told() -> bool:
+        found.extend(lines())
+        return bool(of(found, "connection")) and bool(of(found, "run"))
+
+    await eventually(told)
+    [line] = of(found, "run")
+    assert (line["run_id"], line["status"], line["reason"]) == (ack["run_id"], "cancelled", "disconnect")
+    assert line["inputs"] <= 2
 
 
 async def test_content_where_it_is_asked_for(serve: Serve, lines: Lines) -> None:

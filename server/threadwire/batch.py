@@ -47,7 +47,10 @@ class Batch:
         self._moved = asyncio.Event()
         self._costs = Costs()
         self._reason: str | None = None
-        self._counted = False
+        #: How many inputs were begun.
+        self.taken = 0
+        #: How it ended, as its ``run_finished`` says; None until then.
+        self.ended: dict[str, Any] | None = None
         self._started_at = time.monotonic()
 
     def cancel(self, reason: str) -> None:
@@ -77,7 +80,7 @@ class Batch:
         finally:
             self.cancel("disconnect")
             await self.settled()
-            self._count("cancelled", self._reason)
+            self._count(self._told("cancelled", self._reason, None))
 
     async def settled(self) -> None:
         """Wait until nothing of it is at work; after ``cancel`` that needs nobody to take its frames."""
@@ -89,6 +92,7 @@ class Batch:
         try:
             while self._reason is None and (taken := next(self._inputs, None)) is not None:
                 index, content = taken
+                self.taken += 1
                 result = content if isinstance(content, ThreadwireError) else await self._run(content)
                 if not await self._room():
                     return
@@ -133,9 +137,12 @@ class Batch:
 
     def finished(self, status: RunStatus, reason: str | None, error: dict[str, str] | None) -> dict[str, Any]:
         """Its ``run_finished``."""
-        self._count(status, reason)
+        told = self._told(status, reason, error)
+        self._count(told)
+        return {"type": "run_finished", **told}
+
+    def _told(self, status: RunStatus, reason: str | None, error: dict[str, str] | None) -> dict[str, Any]:
         return {
-            "type": "run_finished",
             "run_id": self.run_id,
             "status": status,
             "reason": reason,
@@ -144,10 +151,10 @@ class Batch:
             "duration_ms": round((time.monotonic() - self._started_at) * 1000),
         }
 
-    def _count(self, status: RunStatus, reason: str | None) -> None:
-        if not self._counted:
-            self._counted = True
-            self._parts.tally.ended(status, reason)
+    def _count(self, told: dict[str, Any]) -> None:
+        if self.ended is None:
+            self.ended = told
+            self._parts.tally.ended(told["status"], told["reason"])
 
 
 def _shown(result: Ended | ThreadwireError) -> dict[str, Any]:

@@ -68,8 +68,10 @@ class Batches:
         return batch
 
     def end(self, batch: Batch) -> None:
-        """It is over."""
+        """It is over; logged as every run is."""
         self._runs.remove(batch)
+        if batch.ended is not None:
+            logger.info("run", trigger="batch", inputs=batch.taken, **batch.ended)
 
 
 class ConnectionBatches:

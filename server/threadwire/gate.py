@@ -75,7 +75,7 @@ class Gate:
                 if not _is_socket(request) or error.http_status == 400:
                     raise
                 request[REFUSAL] = error
-            if _is_socket(request) or _route(request) in PUBLIC:
+            if _is_socket(request) or route_of(request) in PUBLIC:
                 return await handler(request)
             return await self._metered(request, handler)
 
@@ -85,7 +85,7 @@ class Gate:
         """Count a request that is a user's; a stream is a connection as well. Raises ``RateLimited``."""
         user, allowance = user_of(request[USER].for_graph()), self._allowance(request.app)
         allowance.command(user)
-        if _route(request) not in STREAMS:
+        if route_of(request) not in STREAMS:
             return await handler(request)
         with allowance.connection(user, request[ADDRESS]):
             return await handler(request)
@@ -102,7 +102,7 @@ class Gate:
 
     async def _admit(self, request: web.Request) -> None:
         """Say who sends a request, and whether the thread it is about is theirs."""
-        if _route(request) in PUBLIC:
+        if route_of(request) in PUBLIC:
             request[GRANT], request[USER] = Grant(ANONYMOUS), ANONYMOUS
             return
         grant = await self._authenticate(request)
@@ -141,13 +141,14 @@ class Gate:
         response.headers.add("Vary", "Origin")
 
 
-def _route(request: web.Request) -> str | None:
+def route_of(request: web.Request) -> str | None:
+    """The pattern of its path; None where there is none."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else None
 
 
 def _is_socket(request: web.Request) -> bool:
-    return _route(request) == SOCKET
+    return route_of(request) == SOCKET
 
 
 def _lasting(grant: Grant) -> Grant:

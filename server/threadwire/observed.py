@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Sized
 from contextlib import asynccontextmanager
 
@@ -16,14 +17,19 @@ from threadwire import http, logs
 from threadwire.arrivals import begin
 from threadwire.auth import USER
 from threadwire.auth.origin import check_host
+from threadwire.errors import ThreadwireError
+from threadwire.gate import STREAMS, route_of
 from threadwire.hub import Hub
 from threadwire.journal import Journal
 from threadwire.listening import listener
+from threadwire.logs import get_logger
 from threadwire.metrics import MetricsRoutes, Pulse, Source
 from threadwire.settings import Settings
 from threadwire.storage import size_of
 from threadwire.tally import Tally
 from threadwire.tracing import NoTraces, Traces
+
+logger = get_logger(__name__)
 
 
 class Observed:
@@ -51,7 +57,8 @@ class Observed:
             known = {"connection_id": str(uuid_utils.uuid7()), "user": user.identity if user is not None else None}
             # For good: aiohttp handles each request in a task, and so in a context, of its own.
             logs.about(**known)
-            return self.traces.connection(request, handler, known)
+            handling = self.traces.connection(request, handler, known)
+            return _logged(request, handling) if route_of(request) in STREAMS else handling
 
         return about
 
@@ -100,3 +107,18 @@ class Observed:
 async def _of_this_machine(request: web.Request, handler: Handler) -> web.StreamResponse:
     check_host(request)
     return await handler(request)
+
+
+async def _logged(request: web.Request, handling: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+    """A stream over HTTP, with its log line when it ends, as a WebSocket has one."""
+    started = time.monotonic()
+    about: dict[str, object] = {"route": route_of(request), **request.match_info, "http_status": None}
+    try:
+        response = await handling
+        about["http_status"] = response.status
+    except ThreadwireError as error:
+        about |= {"http_status": error.http_status, "refused": error.code}
+        raise
+    finally:
+        logger.info("connection", **about, duration_ms=round((time.monotonic() - started) * 1000))
+    return response

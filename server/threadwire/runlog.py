@@ -19,7 +19,10 @@ from langchain_core.callbacks import BaseCallbackHandler
 from threadwire.filters import Filter
 from threadwire.fresh import FreshParts, FreshRun
 from threadwire.jsonsafe import json_safe
+from threadwire.logs import get_logger
 from threadwire.protocol import Send
+
+logger = get_logger(__name__)
 
 Write = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -68,8 +71,7 @@ class RunLog:
 
         ended = await self._run.execute(drive)
         self._tally.ended(ended.status, ended.reason)
-        return {
-            "type": "run_finished",
+        told = {
             "run_id": self.run_id,
             "status": ended.status,
             "reason": ended.reason,
@@ -77,6 +79,8 @@ class RunLog:
             "usage": ended.usage,
             "duration_ms": round((time.monotonic() - started) * 1000),
         }
+        logger.info("run", trigger="log", **told)
+        return {"type": "run_finished", **told}
 
     async def _follow(self, stream: Any, write: Write) -> None:
         try:
