@@ -101,6 +101,13 @@ async def test_a_ticket_is_good_once(serve: Serve) -> None:
     assert (await call(served, "POST", "/tickets"))[0] == 401
 
 
+async def test_where_nobody_is_asked_none_is_refused(serve: Serve) -> None:
+    """With auth.mode none, what is no credential here, such as an old ticket or token, keeps nobody out."""
+    served = await serve("graphs:echo")
+    for query, token in (({"ticket": "old"}, None), ({"ticket": ""}, None), ({}, "old")):
+        assert (await (await connect(served, token, **query)).next())["type"] == "ready"
+
+
 def test_tickets_end_and_are_few() -> None:
     """A ticket ends after 30 s; a user who asks for many loses the oldest, and nobody else's; nothing is left over."""
     tickets, alice, bob = Tickets(), Grant(User("alice")), Grant(User("bob"))

@@ -45,6 +45,7 @@ class Gate:
     def __init__(self, settings: Settings, allowance: Callable[[web.Application], Allowance]) -> None:
         """``allowance`` gives the application's, once it has started."""
         self._allowance = allowance
+        self._everybody = settings.auth.mode == "none"
         self._own_machine = settings.auth.mode == "none" and not settings.auth.insecure
         self._origins = Origins(settings.server.allowed_origins)
         self._proxies = Proxies(settings.server.trusted_proxies)
@@ -116,7 +117,8 @@ class Gate:
         # A page that only * lets in has to bring its token itself: cookies go with what any page does.
         cookies = self._origins.knows(request, request[SCHEME])
         brought = read_credential(request, socket=_is_socket(request), cookies=cookies)
-        if brought.ticket is not None:
+        # One from when there was another mode, or for another server, keeps nobody out of one that is for everybody.
+        if brought.ticket is not None and not self._everybody:
             grant = request.app[TICKETS].redeem(brought.ticket, time.monotonic())
             if grant is None or not authenticator.holds(grant):
                 raise Unauthorized("The ticket is not known, or not good any more.")
