@@ -38,6 +38,14 @@ def test_variables_are_settings(text: str, tmp_path: Path) -> None:
     load(environ=environ | {"THREADWIRE_AUTH__INSECURE": "true"}, cwd=tmp_path)
 
 
+def test_what_is_installed_has_what_may_be_configured() -> None:
+    """Neither the image nor the unit's installation fails on auth.mode jwt, otel.enabled or agent.mcp_servers."""
+    for text in (DOCKER, PAGE):
+        found = re.search(r"install .*'(?:\.|threadwire)\[([a-z,]+)\]'", text)
+        assert found is not None
+        assert set(found[1].split(",")) >= {"speed", "jwt", "otel", "mcp"}
+
+
 def test_who_stops_it_waits_for_the_drain() -> None:
     """systemd, Docker and Kubernetes wait longer than runs may take to end, and closing after that."""
     least = DEFAULTS.drain_seconds + 10
