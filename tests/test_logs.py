@@ -226,6 +226,19 @@ async def test_what_a_failing_graph_says(serve: Serve, lines: Lines) -> None:
     assert f"ValueError: cannot read {MARKER}" in line["exception"]
 
 
+async def test_what_a_failing_auth_handler_says(serve: Serve, lines: Lines) -> None:
+    """It is other people's code too."""
+    served = await serve("graphs:echo", auth={"mode": "custom", "handler": "auth_handlers:by_token"})
+    for shown in (False, True):
+        lines.configure(include_content=shown)
+        headers = {"Authorization": "Bearer broken"}
+        async with served.session.post(f"{served.url}/threads/search", json={}, headers=headers) as response:
+            assert response.status == 503
+        [line] = of(lines(), "auth.handler failed")
+        assert "auth_handlers.py" in line["exception"]
+        assert ("RuntimeError: the directory is away" in line["exception"]) is shown
+
+
 async def test_a_lost_run(servers: Servers, session: aiohttp.ClientSession) -> None:
     """The line of a run that was lost has none of the messages that its run_finished carries; no run has no user."""
     slow = {"model__simulated__tokens_per_second": "50", "model__simulated__tokens": "10000"}

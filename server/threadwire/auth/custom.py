@@ -59,7 +59,7 @@ class Custom:
                 raise Unauthorized(_REFUSED) from None
             if status == 403:
                 raise Forbidden("You may not use this server.") from None
-            logger.exception("auth.handler failed")
+            logger.error("auth.handler failed", failure=error)  # noqa: TRY400 -- other people's code raised it
             raise AuthUnavailable("The server failed to find out who you are.") from error
 
     async def refresh(self) -> None:
