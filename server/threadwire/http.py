@@ -216,12 +216,12 @@ def _refusal(request: web.Request, error: web.HTTPException) -> str:
     """What aiohttp refuses, as a sentence that says what was expected and what came."""
     came = f"{request.method} {request.path[:200]}"
     if isinstance(error, web.HTTPMethodNotAllowed):
-        return f"expected {' or '.join(sorted(error.allowed_methods))} of this path, got {came}"
+        return f"Expected {' or '.join(sorted(error.allowed_methods))} of this path, got {came}."
     if isinstance(error, web.HTTPNotFound):
-        return f"there is nothing here: {came}"
+        return f"There is nothing here: {came}."
     if request.path == "/ws":
-        return "expected the upgrade to a WebSocket of version 13, got a request without its headers"
-    return str(error.reason)
+        return "Expected the upgrade to a WebSocket of version 13, got a request without its headers."
+    return f"{error.reason}."
 
 
 @web.middleware
@@ -237,7 +237,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         body = {"error": {"code": error.reason.lower().replace(" ", "_"), "message": _refusal(request, error)}}
         # Of its headers only the one that says what would have been allowed is about the answer.
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return web.json_response(body, status=error.status, headers=headers)
+        return web.Response(status=error.status, body=encode(body), content_type="application/json", headers=headers)
     except (asyncio.CancelledError, ConnectionError):
         raise
     except Exception:
