@@ -158,9 +158,11 @@ def _path(location: Sequence[int | str], value: Any) -> str:
     return ".".join(found) or ".".join(str(part) for part in location)
 
 
-def read_flag(value: str | None, name: str) -> bool:
+def read_flag(values: Sequence[str], name: str) -> bool:
     """A query parameter that is true or false, false where it is not there; raises ``InvalidArgument``."""
-    text = (value or "false").lower()
+    if len(values) > 1:
+        raise InvalidArgument(name, f"expected it once, got it {len(values)} times")
+    text = values[0].lower() if values else "false"
     if text not in ("true", "false", "1", "0"):
         raise InvalidArgument(name, f"expected true or false, got {text[:64]!r}")
     return text in ("true", "1")

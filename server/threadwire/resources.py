@@ -137,7 +137,7 @@ class ThreadRoutes:
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Stop a run, as the ``cancel`` command does; with ``wait``, answer once it has ended."""
-        wait = bodies.read_flag(request.query.get("wait"), "wait")
+        wait = bodies.read_flag(request.query.getall("wait", []), "wait")
         action = request.query.get("action", "interrupt")
         if action != "interrupt":
             raise InvalidArgument("action", f"{action[:64]!r} is not available yet: use 'interrupt'")

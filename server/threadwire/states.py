@@ -41,7 +41,7 @@ class StateRoutes:
 
     async def state(self, request: web.Request) -> web.Response:
         """The thread's newest state, or the one of the checkpoint that the path names."""
-        subgraphs = bodies.read_flag(request.query.get("subgraphs"), "subgraphs")
+        subgraphs = bodies.read_flag(request.query.getall("subgraphs", []), "subgraphs")
         select = bodies.read_select(request.query.getall("select", []))
         path = {name: value for name, value in request.match_info.items() if name == "checkpoint_id"}
         checkpoint = bodies.check(bodies.CheckpointRef, path)
