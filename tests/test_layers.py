@@ -38,7 +38,7 @@ TABLE: dict[str, set[str]] = {
     "loading": {"errors"},
     "tls": {"errors"},
     "failures": {"errors"},
-    "arrivals": {"errors"},
+    "arrivals": {"errors", "limits"},
     "allowance": {"attachments", "errors", "limits", "line"},
     "models": {"errors", "logs"},
     "settings": {"mcp_settings"},
@@ -315,7 +315,6 @@ TABLE: dict[str, set[str]] = {
     },
     "serving": {
         "app",
-        "arrivals",
         "connector",
         "http",
         "listening",
@@ -344,7 +343,7 @@ TABLE: dict[str, set[str]] = {
         "terminal",
         "threadwire",
     },
-    "testing": {"app", "client", "arrivals", "settings"},
+    "testing": {"app", "client", "settings"},
     "__main__": {"cli"},
 }
 #: A program of its own may stand anywhere: it is run, not imported.
