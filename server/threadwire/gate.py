@@ -92,8 +92,11 @@ class Gate:
 
     async def ticket(self, request: web.Request) -> web.Response:
         """A one-time ticket, by which a browser that cannot send headers connects as the user who asks for it."""
-        ticket = request.app[TICKETS].issue(request[GRANT], time.monotonic())
-        answer = {"ticket": ticket, "expires_in_seconds": TICKET_SECONDS}
+        grant = request[GRANT]
+        ticket = request.app[TICKETS].issue(grant, time.monotonic())
+        # It is good no longer than what it was asked for with.
+        left = TICKET_SECONDS if grant.expires_at is None else max(0.0, grant.expires_at - time.time())
+        answer = {"ticket": ticket, "expires_in_seconds": min(TICKET_SECONDS, left)}
         return web.json_response(answer, headers={"Cache-Control": "no-store"})
 
     async def reauthenticate(self, request: web.Request, token: str) -> Grant:

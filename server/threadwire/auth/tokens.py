@@ -22,10 +22,15 @@ from pydantic import SecretStr
 from threadwire.auth import Grant, User
 from threadwire.auth.made import is_right, read_token
 from threadwire.errors import RateLimited, Unauthorized
+from threadwire.logs import get_logger
 from threadwire.storage import Storage, TokenRow
+
+logger = get_logger(__name__)
 
 #: Tokens that were right and are remembered; past that, scrypt is asked again.
 MAX_REMEMBERED = 10_000
+#: Fixed tokens of fewer characters are warned of.
+GUESSABLE = 16
 #: When another secret of the same id may be worth a try.
 _RETRY_SECONDS = 1.0
 _REFUSED = "The token is not known, or not good any more."
@@ -37,6 +42,8 @@ class Tokens:
     def __init__(self, storage: Storage, fixed: Mapping[str, SecretStr]) -> None:
         self._storage = storage
         self._key = secrets.token_bytes(32)
+        if short := sorted(name for name, token in fixed.items() if len(token.get_secret_value()) < GUESSABLE):
+            logger.warning("auth.tokens has short ones", names=short, expected=f"{GUESSABLE} characters or more")
         self._fixed = {name: self._digest(token.get_secret_value()) for name, token in fixed.items()}
         self._rows: dict[str, TokenRow] = {}
         #: Of these, those that were found one by one since all were asked for.
