@@ -127,7 +127,8 @@ def test_a_key_that_is_none(pem: str) -> None:
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.text(max_size=60) | st.tuples(st.integers(0, 150), st.characters()).map(lambda at: signed()[: at[0]] + at[1]))
+# Not a whole one: with a = behind it, it says the same bits.
+@given(st.text(max_size=60) | st.tuples(st.integers(0, 120), st.characters()).map(lambda at: signed()[: at[0]] + at[1]))
 def test_any_text_is_refused(token: str) -> None:
     """Whatever comes as a JWT and is none is refused, and nothing else happens."""
     assert asyncio.run(identity({"secret": SECRET}, token)) is None
