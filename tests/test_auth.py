@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,13 @@ from hypothesis import strategies as st
 
 import who
 from conftest import Serve, Servers
-from harness import eventually
+from harness import DEADLINE, eventually
 from threadwire.auth import Grant, User, commands
 from threadwire.auth.made import is_right, make_token, read_token
 from threadwire.auth.tickets import MAX_TICKETS, TICKET_SECONDS, Tickets
 from threadwire.auth.tokens import Tokens
-from threadwire.errors import StartupError, Unauthorized
-from threadwire.storage import open_storage
+from threadwire.errors import RateLimited, StartupError, Unauthorized
+from threadwire.storage import Storage, TokenRow, open_storage
 from who import ALICE, BOB, NO_RATES, TOKENS, attach, base64url, bearer, call, connect, signed
 from who import make_token as made
 
@@ -109,6 +111,25 @@ async def test_where_nobody_is_asked_none_is_refused(serve: Serve) -> None:
         assert (await socket.next())["type"] == "ready"
 
 
+async def test_a_ticket_outlives_no_credential(serve: Serve) -> None:
+    """How long a ticket is said to be good is never longer than the credential it was asked for with."""
+    served = await serve("graphs:echo", auth=who.JWT)
+    status, given = await call(served, "POST", "/tickets", signed(seconds=20))
+    assert status == 200
+    assert 0 < given["expires_in_seconds"] <= 20
+    assert (await call(served, "POST", "/tickets", signed(seconds=3600)))[1]["expires_in_seconds"] == 30
+
+
+async def test_short_tokens_are_warned_of(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """A fixed token that can be guessed is named by its user at the start, and not said itself."""
+    short, long = "guess-me", "g" * 16
+    await serve("graphs:echo", auth={"mode": "tokens", "tokens": {"alice": short, "bob": long}})
+    [record] = [record for record in caplog.records if "auth.tokens has short ones" in record.getMessage()]
+    assert "alice" in record.getMessage()
+    assert "bob" not in record.getMessage()
+    assert short not in caplog.text
+
+
 def test_tickets_end_and_are_few() -> None:
     """A ticket ends after 30 s; a user who asks for many loses the oldest, and nobody else's; nothing is left over."""
     tickets, alice, bob = Tickets(), Grant(User("alice")), Grant(User("bob"))
@@ -183,6 +204,86 @@ async def test_scrypt_is_paid_once(
         tokens.close()
 
 
+class Counted:
+    """Storage that says how often all tokens were read."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self.read = 0
+        self.token = storage.token
+
+    async def tokens(self) -> list[TokenRow]:
+        self.read += 1
+        return await self._storage.tokens()
+
+
+async def test_wrong_secrets_hold_nobody_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one id one secret is hashed at a time; the same one by many is hashed once; ids are looked up one by one."""
+    database = tmp_path / "tokens.db"
+    mallorys, carols = [await asyncio.to_thread(made, database, capsys, name) for name in ("mallory", "carol")]
+    hashed: list[str] = []
+    goes_on = threading.Event()
+
+    def held(secret: str, row: Any) -> bool:
+        hashed.append(secret)
+        assert goes_on.wait(DEADLINE)
+        return is_right(secret, row)
+
+    monkeypatch.setattr("threadwire.auth.tokens.is_right", held)
+    request: Any = None
+    async with open_storage(f"sqlite:///{database}") as storage:
+        counted: Any = Counted(storage)
+        tokens = Tokens(counted, {})
+        known = mallorys.rpartition("_")[0]
+        wrong = [f"{known}_{number:043}" for number in range(200)]
+        tried = [asyncio.create_task(tokens.authenticate(request, token)) for token in (*wrong, *[carols] * 50)]
+        await eventually(lambda: sum(task.done() for task in tried[:200]) == 199, "all but one are refused at once")
+        goes_on.set()
+        found = await asyncio.gather(*tried, return_exceptions=True)
+        kinds = Counter(type(one) for one in found)
+        assert kinds == {Unauthorized: 1, RateLimited: 199, Grant: 50}
+        assert len(hashed) == 2
+        for _ in range(50):
+            with pytest.raises(Unauthorized):
+                await tokens.authenticate(request, make_token("x", 0, None).token)
+        assert (len(hashed), counted.read) == (2, 0)
+        tokens.close()
+
+
+async def test_bad_credentials_are_metered(serve: Serve) -> None:
+    """An address with too many bad credentials gets 429 and 4429, also for good ones; one elsewhere does not."""
+    served = await serve(
+        "graphs:echo", auth=TOKENS, limits={"upgrades_per_second": 20}, server={"trusted_proxies": ["127.0.0.1"]}
+    )
+    bad, good = {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "192.0.2.2"}
+    for _ in range(25):
+        # None is no guess.
+        assert (await call(served, "POST", "/threads/search", None, {}, **bad))[0] == 401
+
+    async def shut() -> bool:
+        async with served.session.post(
+            f"{served.url}/threads/search", data=b"{}", headers={**bearer("wrong"), **bad}
+        ) as response:
+            if response.status == 401:
+                return False
+            assert response.status == 429
+            assert 1 <= int(response.headers["Retry-After"]) <= 60
+            return True
+
+    await eventually(shut, "enough is enough")
+    socket = await connect(served, "wrong", headers=bad)
+    assert await socket.closed() == 4429
+    assert (await call(served, "POST", "/threads/search", ALICE, {}, **good))[0] == 200
+    reauthed = await attach(served, ALICE, headers=good)
+    for _ in range(25):
+        await reauthed.command("reauth", token="wrong", id="x")
+    codes = [(await reauthed.next())["code"] for _ in range(25)]
+    assert codes[0] == "unauthorized"
+    assert "rate_limited" in codes
+
+
 @settings(max_examples=5, deadline=None)
 @given(st.text(min_size=1, max_size=50), st.integers(0, 42))
 def test_a_token_is_right_or_wrong(name: str, at: int) -> None:
@@ -244,7 +345,9 @@ async def test_the_command(servers: Servers, tmp_path: Path) -> None:
         return process.returncode, out.decode(), err.decode()
 
     code, out, err = await token("create", "carol", "--expires-in-days", "2")
-    assert (code, err, len(out.splitlines())) == (0, "", 1)
+    assert (code, len(out.splitlines())) == (0, 1)
+    # The server's mode is in its own environment here.
+    assert err == "threadwire: auth.mode is none: it opens nothing until that is tokens\n"
     assert read_token(out.strip()) is not None
     import aiohttp
 

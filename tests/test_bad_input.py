@@ -270,7 +270,9 @@ async def test_the_largest_message_fits(serve: Serve) -> None:
     await socket.ws.send_str(text)
     assert (await socket.next())["type"] == "pong"
     await socket.ws.send_str(text + " ")
-    assert await socket.closed() == 1009
+    message = await socket.ws.receive()
+    assert (message.data, message.extra) == (1009, "a message is larger than server.max_message_bytes: 1000")
+    await socket.ws.close()
 
 
 async def test_too_many_bad_frames_close(served: Served) -> None:

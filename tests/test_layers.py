@@ -37,7 +37,7 @@ TABLE: dict[str, set[str]] = {
     "loading": {"errors"},
     "tls": {"errors"},
     "failures": {"errors"},
-    "arrivals": {"errors"},
+    "arrivals": {"errors", "limits"},
     "listening": {"arrivals", "errors"},
     "allowance": {"attachments", "errors", "limits", "line"},
     "models": {"errors", "logs"},
@@ -318,7 +318,6 @@ TABLE: dict[str, set[str]] = {
     },
     "serving": {
         "app",
-        "arrivals",
         "connector",
         "http",
         "listening",
@@ -347,7 +346,7 @@ TABLE: dict[str, set[str]] = {
         "terminal",
         "threadwire",
     },
-    "testing": {"app", "client", "arrivals", "settings"},
+    "testing": {"app", "client", "settings"},
     "__main__": {"cli"},
 }
 #: A program of its own may stand anywhere: it is run, not imported.

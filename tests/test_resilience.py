@@ -8,6 +8,7 @@ import ssl
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from typing import Any, Self
 
 import aiohttp
 import pytest
@@ -15,8 +16,9 @@ import trustme
 from aiohttp import web
 
 from attack import HEAD, MIB, MakeTarget, attacked, eof, somebody_talks
+from harness import DEADLINE, eventually
 from rawsocket import frame
-from threadwire.arrivals import Site
+from threadwire.arrivals import Site, begin
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures by /proc")
 
@@ -35,6 +37,12 @@ BEGINNINGS = {
     "an endless body": b"POST /threads HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
     "an upgrade with a body": HEAD + b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nContent-Length: 9\r\n\r\n{",
     "half of a second request": b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+}
+#: A request, with the beginning of another one behind it.
+BEHIND = {
+    "half an upgrade": b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + HEAD,
+    "half a third": b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 2 + HEAD,
+    "behind chunks": b"POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG",
 }
 
 
@@ -56,6 +64,135 @@ async def test_half_open_connections_are_cut(attacked: MakeTarget) -> None:
     answers = await asyncio.gather(*map(stall, BEGINNINGS.values()))
     for name, answer in zip(BEGINNINGS, answers, strict=True):
         assert answer == b"" or answer.startswith(b"HTTP/1.1 408"), name
+
+
+async def test_what_comes_behind_a_request_has_the_same_deadline(attacked: MakeTarget) -> None:
+    """The beginning of another request in the same packet does not make the connection an idle one; those are kept."""
+    served = await attacked(**QUICK)
+    kept = [await served.open() for _ in range(2)]
+    for (reader, writer), end in zip(kept, (3, len(HEAD)), strict=True):
+        request = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        # However it is cut into packets.
+        writer.write(request[:-end])
+        await asyncio.sleep(0.1)
+        writer.write(request[-end:])
+        await reader.readuntil(b'"ok"}')
+    for name, data in BEHIND.items():
+        reader, writer = await served.open()
+        writer.write(data)
+        assert (await eof(reader)).startswith(b"HTTP/1.1 "), name
+        writer.close()
+    for reader, writer in kept:
+        # Each of the others has had its deadline after theirs.
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert (await reader.readuntil(b'"ok"}')).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+async def healthy(_request: web.Request) -> web.Response:
+    return web.json_response({"status": "ok"})
+
+
+class Caller:
+    """Connections to a site of its own, with what ``Site`` is given."""
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> Self:
+        app = web.Application(middlewares=[begin])
+        app.router.add_get("/healthz", healthy)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        await Site(self._runner, "127.0.0.1", 0, seconds=60, **self._options).start()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        for writer in self._writers:
+            await close(writer)
+        await self._runner.cleanup()
+
+    async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        made = await asyncio.open_connection("127.0.0.1", self._runner.addresses[0][1])
+        self._writers.append(made[1])
+        return made
+
+    async def get(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Whether a request is answered; not where the connection has been ended."""
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        async with asyncio.timeout(DEADLINE):
+            try:
+                return b" 200 " in await reader.readuntil(b'"ok"}')
+            except (ConnectionError, asyncio.IncompleteReadError):
+                return False
+
+    async def one_more(self) -> bool:
+        """Whether a request on a new connection is answered."""
+        return await self.get(*await self.open())
+
+
+async def close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+async def test_idle_connections_go_first() -> None:
+    """Where connections become too many, the one that has been idle for longest goes; none that does something."""
+    async with Caller(most=3) as caller:
+        first, *idle = [await caller.open() for _ in range(3)]
+        # It is in the middle of saying something.
+        first[1].write(HEAD)
+        for one in idle:
+            assert await caller.get(*one)
+        more = await caller.open()
+        assert await caller.get(*more)
+        assert await eof(idle[0][0]) == b""
+        for one in (idle[1], more):
+            assert await caller.get(*one)
+        assert not first[0].at_eof()
+
+
+async def test_an_address_has_so_many_connections() -> None:
+    """More from one address are cut, whatever they are for, until one has gone; a trusted proxy's are not counted."""
+    async with Caller(per_address=2) as caller:
+        first = await caller.open()
+        assert await caller.get(*first)
+        assert await caller.one_more()
+        assert not await caller.one_more()
+        await close(first[1])
+        await eventually(caller.one_more, "there is room again")
+    async with Caller(per_address=2, trusted=lambda peer: peer == "127.0.0.1") as caller:
+        assert [await caller.one_more() for _ in range(5)] == [True] * 5
+
+
+LAST = {
+    "no HTTP": (b"hello\r\n\r\n", b"400"),
+    "a broken body": (
+        b"POST /threads HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello",
+        b"400",
+    ),
+    "too large": (
+        b"POST /threads HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3000000\r\n\r\n" + b" " * 2_000_000,
+        b"413",
+    ),
+    "a body that does not come": (BEGINNINGS["a body that does not come"], b"408"),
+}
+
+
+@pytest.mark.parametrize("name", LAST)
+async def test_the_last_answer_says_so(attacked: MakeTarget, name: str) -> None:
+    """An answer behind which the server closes has ``Connection: close``."""
+    served = await attacked(**QUICK)
+    data, status = LAST[name]
+    reader, writer = await served.open()
+    writer.write(data)
+    answer = await eof(reader)
+    head = answer.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
+    assert head[0].split()[1] == status
+    assert b"connection: close" in head
+    writer.close()
 
 
 async def test_a_body_that_trickles_is_cut(attacked: MakeTarget) -> None:

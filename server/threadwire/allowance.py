@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from threadwire.attachments import attachment_sizes
-from threadwire.errors import QuotaExceeded, RateLimited, TooLarge
+from threadwire.errors import QuotaExceeded, RateLimited, TooLarge, Unauthorized
 from threadwire.limits import Counts, Rates, address_key, day_of, seconds_left
 from threadwire.line import Line
 
 #: When a connection over a limit may be worth another try: nobody knows when one of the others goes.
 CONNECTION_RETRY_SECONDS = 10.0
+#: Within how long an address may bring as many bad credentials as it may open connections in a second.
+FAILURES_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class Allowance:
         self._monotonic = monotonic
         self._wall = wall
         self._upgrades = Rates(caps.upgrades_per_second, 1.0)
+        # No key of its own: where upgrades are not limited, all come from one address, which nobody is to shut.
+        self._failures = Rates(caps.upgrades_per_second, FAILURES_SECONDS)
         self._commands = Rates(caps.commands_per_second, 1.0)
         self._turns = Rates(caps.turns_per_minute, 60.0)
         self._of_users = Counts(caps.connections_per_user)
@@ -76,6 +80,24 @@ class Allowance:
         """One more connection from there is asked for; raises ``RateLimited``."""
         wait = self._upgrades.take(address_key(address), self._monotonic())
         _check("upgrades_per_second", self.caps.upgrades_per_second, wait)
+
+    @contextmanager
+    def credential(self, address: str) -> Iterator[None]:
+        """Look at a credential from there: those that are ``Unauthorized`` are counted.
+
+        Raises ``RateLimited`` on entering, good or not, where too many were.
+        """
+        place = address_key(address)
+        if wait := self._failures.wait(place, self._monotonic()):
+            seconds = math.ceil(wait * 1000) / 1000
+            raise RateLimited(
+                f"Too many bad credentials from this address: try again in {seconds:g} s.", retry_after_seconds=seconds
+            )
+        try:
+            yield
+        except Unauthorized:
+            self._failures.take(place, self._monotonic())
+            raise
 
     def enter(self, user: str, address: str) -> None:
         """A connection begins; ``leave`` has to tell its end. Raises ``RateLimited``, and then nothing is taken."""

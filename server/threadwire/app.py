@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,9 +21,10 @@ from aiohttp import web
 
 from threadwire import http, page, resources, stateless, states
 from threadwire.allowance import Allowance, Caps
-from threadwire.arrivals import begin, body_in_time
+from threadwire.arrivals import Site, begin, body_in_time, last
 from threadwire.auth import Authenticator
 from threadwire.auth.modes import open_authenticator
+from threadwire.auth.proxies import Proxies
 from threadwire.auth.tickets import Tickets
 from threadwire.connector import (
     ALLOWANCE,
@@ -57,6 +59,8 @@ logger = get_logger(__name__)
 
 #: What stands for a limit of 0 where a number is wanted.
 _NO_LIMIT = 1_000_000
+#: TCP connections of an address beside its sockets and streams: for requests, and to be told that there are too many.
+_BESIDE = 256
 #: How long clients have to read what is left, where the server stops.
 CLOSE_SECONDS = 5.0
 #: How often it is looked whether a token was revoked: its sockets are closed soon after.
@@ -84,6 +88,7 @@ def make_app(settings: Settings) -> web.Application:
     gate.add_to(app)
     app.router.add_get(SOCKET, connector(settings, gate))
     app.on_response_prepare.append(http.harden)
+    app.on_response_prepare.append(last)
     http.Routes(settings.runs.on_disconnect).add_to(app.router)
     resources.ThreadRoutes(settings.runs.on_disconnect).add_to(app.router)
     states.StateRoutes().add_to(app.router)
@@ -92,6 +97,29 @@ def make_app(settings: Settings) -> web.Application:
     seen.add_to(app.router)
     OpenApiRoutes().add_to(app.router)
     return app
+
+
+def make_site(
+    settings: Settings,
+    runner: web.AppRunner,
+    host: str,
+    port: int,
+    *,
+    files_for: int | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> Site:
+    """Where the application of ``runner`` listens; ``files_for`` is how many connections there are descriptors for."""
+    per_address = settings.limits.of_mode(settings.auth.mode).connections_per_address
+    return Site(
+        runner,
+        host,
+        port,
+        seconds=settings.server.handshake_timeout_seconds,
+        per_address=per_address + _BESIDE if per_address else 0,
+        trusted=Proxies(settings.server.trusted_proxies).trusts,
+        most=files_for,
+        ssl_context=ssl_context,
+    )
 
 
 async def _parts(app: web.Application, settings: Settings) -> AsyncIterator[None]:

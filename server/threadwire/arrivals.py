@@ -2,20 +2,22 @@
 
 aiohttp (read in 3.14) waits for a request as long as it keeps an idle connection, an hour, asyncio a minute for a TLS
 handshake, and both for ever for a body that comes a byte at a time: a few thousand such connections take all
-descriptors there are. Here all of that has one deadline. Knows no route and no WebSocket.
+descriptors there are. Here all of that has one deadline, an address has so many connections, whatever they are for, and
+where descriptors become few, those that are only kept for a next request go first. Knows no route and no WebSocket.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from threadwire.errors import BadFrame, CommandError, TooLarge
+from threadwire.limits import Counts, address_key
 
 #: How long an idle connection is kept for its next request: longer than nginx (60 s) and Caddy (120 s) keep theirs, so
 #: that none of them sends a request into a connection that is just being closed.
@@ -26,6 +28,8 @@ _MIN_BYTES_PER_SECOND = 4096
 _MUCH = 60_000
 #: How many connections may wait to be accepted: those of a server's clients who all come back at once.
 _BACKLOG = 2048
+#: How a head, and a body in chunks, end.
+_END = b"\r\n\r\n"
 
 
 class TimedOut(CommandError):  # noqa: N818 -- the protocol's way
@@ -35,12 +39,47 @@ class TimedOut(CommandError):  # noqa: N818 -- the protocol's way
     http_status = 408
 
 
+class _Crowd:
+    """The open connections of a site.
+
+    ``per_address`` (0: no limit) is for each peer that ``trusted`` does not know; ``most`` (None: no limit) for all.
+    """
+
+    def __init__(self, per_address: int, trusted: Callable[[str], bool], most: int | None) -> None:
+        self._of_addresses = Counts(per_address)
+        self._trusted = trusted
+        self._most = most
+        self._open: dict[_Arrival, str | None] = {}
+        #: Those that may be kept for a next request, the one that is so for longest first.
+        self.idle: dict[_Arrival, None] = {}
+
+    def enter(self, arrival: _Arrival, peer: str) -> bool:
+        """One more; False where its address has too many. Where all are too many, an idle one goes for it."""
+        place = None if self._trusted(peer) else address_key(peer)
+        if place is not None and not self._of_addresses.take(place):
+            return False
+        self._open[arrival] = place
+        if self._most is not None and len(self._open) > self._most:
+            longest = next((one for one in self.idle if one.waits), None)
+            if longest is not None:
+                # Its end is told a little later.
+                self.leave(longest)
+                longest.force_close()
+        return True
+
+    def leave(self, arrival: _Arrival) -> None:
+        """It is gone, or as good as gone; a second time does nothing."""
+        self.idle.pop(arrival, None)
+        if arrival in self._open and (place := self._open.pop(arrival)) is not None:
+            self._of_addresses.give(place)
+
+
 class _Arrival(web.RequestHandler):
     """One connection, from its acceptance; ``seconds`` 0: it may take its time."""
 
-    __slots__ = ("_busy", "_cut", "_seconds")
+    __slots__ = ("_busy", "_crowd", "_cut", "_last", "_seconds", "closing")
 
-    def __init__(self, manager: web.Server, *, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, manager: web.Server, crowd: _Crowd, *, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
         # What is left of a body that nobody reads is waited for as long as for anything else.
         lingering = min(10.0, seconds or 10.0)
         super().__init__(
@@ -50,20 +89,32 @@ class _Arrival(web.RequestHandler):
             keepalive_timeout=_KEEP_ALIVE_SECONDS,
             lingering_time=lingering,
         )
+        self._crowd = crowd
         self._seconds = seconds
         self._busy = False
+        #: Of what was received, the last bytes.
+        self._last = b""
+        #: Whether the answer is the last on this connection.
+        self.closing = False
         self._cut: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._expect(transport)
+        peer = transport.get_extra_info("peername")
+        if self._crowd.enter(self, peer[0] if peer else ""):
+            self._expect(transport)
+        else:
+            cast(asyncio.Transport, transport).abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop()
+        self._crowd.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if not self._upgraded:
+            self._last = (self._last + data[-len(_END) :])[-len(_END) :]
         if len(data) > _MUCH:
             self._take_turns()
         if not self._busy and self._cut is None and self.transport is not None:
@@ -94,7 +145,8 @@ class _Arrival(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionResetError
         body = {"error": {"code": "bad_request", "message": "That is not HTTP as this server speaks it."}}
-        response = web.json_response(body, status=status)
+        # The request is taken for one of HTTP/1.0, where aiohttp does not say that it closes.
+        response = web.json_response(body, status=status, headers={"Connection": "close"})
         response.force_close()
         return response
 
@@ -102,17 +154,34 @@ class _Arrival(web.RequestHandler):
         """The head of a request is whole."""
         self._busy = True
         self._stop()
+        self._crowd.idle.pop(self, None)
 
-    def end(self) -> None:
-        """The request is answered."""
+    def end(self, *, sized: bool) -> None:
+        """The request is answered; ``sized``: it had a body of a length that it told."""
         self._busy = False
+        if self.transport is None or self._upgraded:
+            return
+        if not sized and self._last != _END:
+            # The beginning of the next one has come already, behind it. Behind a sized body that cannot be seen: then
+            # the connection is kept as an idle one.
+            self._expect(self.transport)
+        else:
+            self._crowd.idle[self] = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether all it was asked is answered."""
+        return self._waiter is not None and not self._waiter.done()
 
     def drop(self) -> None:
         """Read nothing more of the body."""
         self._lingering_time = 0.0
+        self.closing = True
 
     def _expect(self, transport: asyncio.BaseTransport) -> None:
+        self._crowd.idle.pop(self, None)
         if self._seconds:
+            self._stop()
             self._cut = self._loop.call_later(self._seconds, cast(asyncio.Transport, transport).abort)
 
     def _stop(self) -> None:
@@ -122,9 +191,12 @@ class _Arrival(web.RequestHandler):
 
 
 class Site(web.BaseSite):
-    """A listening socket, whose connections have ``seconds`` for each request's head; 0: no limit."""
+    """A listening socket, whose connections have ``seconds`` for each request's head; 0: no limit.
 
-    __slots__ = ("_address", "_seconds")
+    ``per_address``, ``trusted`` and ``most``: as ``_Crowd`` has them.
+    """
+
+    __slots__ = ("_address", "_crowd", "_seconds")
 
     def __init__(
         self,
@@ -133,10 +205,14 @@ class Site(web.BaseSite):
         port: int,
         *,
         seconds: float,
+        per_address: int = 0,
+        trusted: Callable[[str], bool] = lambda _: False,
+        most: int | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(runner, ssl_context=ssl_context, backlog=_BACKLOG)
         self._address = (host, port)
+        self._crowd = _Crowd(per_address, trusted, most)
         self._seconds = seconds
 
     @property
@@ -151,7 +227,7 @@ class Site(web.BaseSite):
         assert isinstance(server, web.Server)  # noqa: S101 -- the runner is set up
         host, port = self._address
         self._server = await loop.create_server(
-            lambda: _Arrival(server, seconds=self._seconds, loop=loop),
+            lambda: _Arrival(server, self._crowd, seconds=self._seconds, loop=loop),
             host,
             port,
             ssl=self._ssl_context,
@@ -170,7 +246,14 @@ async def begin(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     finally:
-        arrival.end()
+        arrival.end(sized=bool(request.content_length))
+
+
+async def last(request: web.Request, response: web.StreamResponse) -> None:
+    """On an answer that is about to be sent: say where it is the last one."""
+    if isinstance(request.protocol, _Arrival) and request.protocol.closing:
+        response.force_close()
+        response.headers["Connection"] = "close"
 
 
 def body_in_time(seconds: float) -> Middleware:
@@ -194,6 +277,8 @@ def body_in_time(seconds: float) -> Middleware:
             if request.headers.get("Content-Encoding"):
                 # Not even unpacked: what is left of it may be a thousand times as much.
                 _drop(request)
+            elif isinstance(request.protocol, _Arrival) and not request.content.is_eof():
+                request.protocol.closing = True
             raise TooLarge("The body is larger than server.max_message_bytes.") from None
         except web.RequestPayloadError:
             _drop(request)

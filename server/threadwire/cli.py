@@ -272,7 +272,10 @@ def _token(args: argparse.Namespace) -> int:
 
     url, fixed = settings.storage.url, settings.auth.tokens
     if args.action == "create":
-        return commands.create(url, args.name, args.expires_in_days, fixed)
+        code = commands.create(url, args.name, args.expires_in_days, fixed)
+        if settings.auth.mode != "tokens":
+            sys.stderr.write(f"threadwire: auth.mode is {settings.auth.mode}: it opens nothing until that is tokens\n")
+        return code
     if args.action == "revoke":
         return commands.revoke(url, args.name, fixed)
     return commands.show_list(url, fixed)

@@ -259,7 +259,7 @@ class Connection:
             message = await self._ws.receive()
             if isinstance(message.data, WebSocketError):
                 # A broken frame; what came before it is answered first.
-                self.end(message.data.code, str(message.data))
+                self.end(message.data.code, self._ws.why_broken(message.data))
                 if self._writing is not None:
                     await asyncio.wait({self._writing})
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):

@@ -93,13 +93,17 @@ class Gate:
 
     async def ticket(self, request: web.Request) -> web.Response:
         """A one-time ticket, by which a browser that cannot send headers connects as the user who asks for it."""
-        ticket = request.app[TICKETS].issue(request[GRANT], time.monotonic())
-        answer = {"ticket": ticket, "expires_in_seconds": TICKET_SECONDS}
+        grant = request[GRANT]
+        ticket = request.app[TICKETS].issue(grant, time.monotonic())
+        # It is good no longer than what it was asked for with.
+        left = TICKET_SECONDS if grant.expires_at is None else max(0.0, grant.expires_at - time.time())
+        answer = {"ticket": ticket, "expires_in_seconds": min(TICKET_SECONDS, left)}
         return web.json_response(answer, headers={"Cache-Control": "no-store"})
 
     async def reauthenticate(self, request: web.Request, token: str) -> Grant:
         """Whose another token is, which came over a socket; raises as ``Authenticator.authenticate``."""
-        return _lasting(await request.app[AUTHENTICATOR].authenticate(self._seen(request), token))
+        with self._allowance(request.app).credential(request[ADDRESS]):
+            return _lasting(await request.app[AUTHENTICATOR].authenticate(self._seen(request), token))
 
     async def _admit(self, request: web.Request) -> None:
         """Say who sends a request, and whether the thread it is about is theirs."""
@@ -124,13 +128,16 @@ class Gate:
                 raise Unauthorized("The ticket is not known, or not good any more.")
             return _lasting(grant)
         seen = self._seen(request)
-        for token in brought.tokens[:-1]:
-            try:
-                return _lasting(await authenticator.authenticate(seen, token))
-            except Unauthorized:
-                # It was meant the other way.
-                continue
-        return _lasting(await authenticator.authenticate(seen, brought.tokens[-1] if brought.tokens else None))
+        if not brought.tokens:
+            return _lasting(await authenticator.authenticate(seen, None))
+        with self._allowance(request.app).credential(request[ADDRESS]):
+            for token in brought.tokens[:-1]:
+                try:
+                    return _lasting(await authenticator.authenticate(seen, token))
+                except Unauthorized:
+                    # It was meant the other way.
+                    continue
+            return _lasting(await authenticator.authenticate(seen, brought.tokens[-1]))
 
     def _seen(self, request: web.Request) -> web.Request:
         """The request as an authenticator may see it."""

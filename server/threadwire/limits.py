@@ -54,18 +54,25 @@ class Rates:
 
     def take(self, key: Hashable, now: float) -> float:
         """Take one out of the key's bucket: 0.0; or, where it is empty, nothing: the seconds until it is not."""
-        if not self._each:
-            return 0.0
-        full_at = max(now, self._full_at.get(key, now)) + self._each
-        # The bucket holds what `_room` brings; a little less than one is one, to a clock of floats.
-        if (wait := full_at - now - self._room) > 1e-9 * self._room:
-            # Whoever keeps asking is not the one to be forgotten.
-            self._full_at.move_to_end(key)
+        if wait := self.wait(key, now):
             return wait
-        self._full_at[key] = full_at
-        self._full_at.move_to_end(key)
-        self._forget(now)
+        if self._each:
+            self._full_at[key] = max(now, self._full_at.get(key, now)) + self._each
+            self._full_at.move_to_end(key)
+            self._forget(now)
         return 0.0
+
+    def wait(self, key: Hashable, now: float) -> float:
+        """The seconds until one can be taken; nothing is."""
+        if not self._each or (full_at := self._full_at.get(key)) is None:
+            return 0.0
+        wait = max(now, full_at) + self._each - now - self._room
+        # The bucket holds what `_room` brings; a little less than one is one, to a clock of floats.
+        if wait <= 1e-9 * self._room:
+            return 0.0
+        # Whoever keeps asking is not the one to be forgotten.
+        self._full_at.move_to_end(key)
+        return wait
 
     def _forget(self, now: float) -> None:
         # Two at most for each one that comes: no call is slow, and what is full does not pile up.

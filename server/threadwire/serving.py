@@ -12,8 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from threadwire import http, logs, process, tls
-from threadwire.app import CLOSE_SECONDS, drain, finish_runs, make_app
-from threadwire.arrivals import Site
+from threadwire.app import CLOSE_SECONDS, drain, finish_runs, make_app, make_site
 from threadwire.connector import CONNECTIONS, MODEL, OBSERVED
 from threadwire.listening import listen
 from threadwire.logs import get_logger
@@ -64,8 +63,7 @@ async def _serve(settings: Settings) -> None:
     await runner.setup()
     try:
         ssl_context = tls.context(server.tls.cert, server.tls.key)
-        seconds = server.handshake_timeout_seconds
-        site = Site(runner, server.host, server.port, seconds=seconds, ssl_context=ssl_context)
+        site = make_site(settings, runner, server.host, server.port, files_for=sockets, ssl_context=ssl_context)
         url = await listen(site, runner, f"{server.host}:{server.port}", "--port")
         process.calm_garbage_collector()
         _announce(settings, app, url.replace("http", "https", 1) if ssl_context else url)

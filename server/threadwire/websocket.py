@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from aiohttp import WebSocketError, WSMessage, WSMsgType, web
+from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType, web
 
 from threadwire.tally import Tally
 
@@ -50,6 +50,7 @@ class WebSocket:
         "_cut_handle",
         "_heard",
         "_heartbeat_seconds",
+        "_max_message_bytes",
         "_on_beat",
         "_said_close",
         "_tally",
@@ -80,6 +81,7 @@ class WebSocket:
             writer_limit=min(buffered_bytes or _USUAL_BYTES, _USUAL_BYTES),
         )
         self._buffered_bytes = buffered_bytes
+        self._max_message_bytes = max_message_bytes
         #: The code of the close frame that was sent or received first; None while it is open, or was lost.
         self.close_code: int | None = None
         self._heartbeat_seconds = heartbeat_seconds
@@ -157,8 +159,15 @@ class WebSocket:
                 self.close_code = last.data
             await self.send_close(_echo(last.data))
         elif isinstance(last.data, WebSocketError):
-            await self.send_close(last.data.code, str(last.data))
+            await self.send_close(last.data.code, self.why_broken(last.data))
             await self._until_gone()
+
+    def why_broken(self, error: WebSocketError) -> str:
+        """The reason of the close that a broken frame gets."""
+        if error.code == WSCloseCode.MESSAGE_TOO_BIG:
+            # aiohttp's own names the limit that it was given, which is one more.
+            return f"a message is larger than server.max_message_bytes: {self._max_message_bytes}"
+        return str(error)
 
     def cut_off_later(self) -> None:
         """Give the client ``CLOSE_SECONDS`` more."""

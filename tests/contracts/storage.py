@@ -465,6 +465,7 @@ class StorageContract:
             assert len(found) == 32
             assert await storage.secret("a") == found != await storage.secret("b")
             assert await storage.tokens() == []
+            assert await storage.token("0" * 16) is None
         async with factory() as storage:
             assert await storage.secret("a") == found
 

@@ -71,20 +71,24 @@ class Jwt:
                 leeway=settings.leeway_seconds,
                 options={"verify_sub": False},  # whatever the claim is that names the user is looked at below
             )
+            return self._grant(claims)
         except jwt.ExpiredSignatureError:
             raise Unauthorized("The token has expired.") from None
-        except (jwt.PyJWTError, ValueError, TypeError) as error:
+        # The last three: claims that are no JSON as it is kept, with numbers and texts beyond all bounds.
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             logger.info("token refused", why=type(error).__name__)
             raise Unauthorized("The token is not good.") from None
-        identity = claims.get(settings.user_claim)
+
+    def _grant(self, claims: dict[str, Any]) -> Grant:
+        identity = claims.get(self._settings.user_claim)
         if not isinstance(identity, str) or not 0 < len(identity) <= MAX_IDENTITY:
-            raise Unauthorized(f"The token does not say who its user is ({settings.user_claim}).")
+            raise Unauthorized(f"The token does not say who its user is ({self._settings.user_claim}).")
         name = claims.get("name")
+        user = User(identity, name if isinstance(name, str) else "", _permissions(claims), claims)
+        # It is kept with the runs of this user.
+        orjson.dumps(user.for_graph())
         expires_at = claims.get("exp")
-        return Grant(
-            User(identity, name if isinstance(name, str) else "", _permissions(claims), claims),
-            float(expires_at) + settings.leeway_seconds if expires_at is not None else None,
-        )
+        return Grant(user, float(expires_at) + self._settings.leeway_seconds if expires_at is not None else None)
 
     async def refresh(self) -> None:
         """Nothing can be revoked: a token ends by itself."""

@@ -36,6 +36,10 @@ class Proxies:
         scheme = schemes[-1] if schemes and schemes[-1] in _SCHEMES else request.scheme
         return str(address), scheme
 
+    def trusts(self, peer: str) -> bool:
+        """Whether who calls from there is one of them."""
+        return (address := _read(peer)) is not None and self._trusts(address)
+
     def _trusts(self, address: Address) -> bool:
         return any(address in network for network in self._networks)
 

@@ -379,6 +379,10 @@ class Storage(Protocol):
         """All tokens there are; another process makes and revokes them."""
         ...
 
+    async def token(self, token_id: str) -> TokenRow | None:
+        """One of them."""
+        ...
+
     async def tokens_spent(self, user: str, day: int) -> int:
         """How many tokens the user's runs have used on that day (UTC, from the epoch); each ``RunEnd`` counts its own.
 

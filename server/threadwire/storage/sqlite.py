@@ -146,6 +146,7 @@ TOUCH = VALUES + (  # noqa: S608 -- our own names
 )
 NEW_LOG = "INSERT INTO logs VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 TOKENS = f"SELECT {', '.join(column.name for column in fields(TokenRow))} FROM tokens"  # noqa: S608 -- our own names
+TOKEN = f"{TOKENS} WHERE token_id = ?"
 SPENT = "SELECT tokens FROM spending WHERE day = ? AND user = ?"
 SPEND = "INSERT INTO spending VALUES (?, ?, ?) ON CONFLICT (day, user) DO UPDATE SET tokens = tokens + excluded.tokens"
 UNFINISHED = RUNS + "WHERE status IN ('queued', 'running') "
@@ -282,6 +283,11 @@ class SqliteStorage(SqliteJournal, SqlitePruning):
     async def tokens(self) -> list[TokenRow]:
         """All tokens there are."""
         return [TokenRow(*row) for row in await self._read(TOKENS)]
+
+    async def token(self, token_id: str) -> TokenRow | None:
+        """One of them."""
+        rows = await self._read(TOKEN, token_id)
+        return TokenRow(*rows[0]) if rows else None
 
     async def tokens_spent(self, user: str, day: int) -> int:
         """How many tokens the user's runs have used on that day."""

@@ -12,8 +12,7 @@ from typing import Any, Unpack
 
 from aiohttp import web
 
-from threadwire.app import make_app
-from threadwire.arrivals import Site
+from threadwire.app import make_app, make_site
 from threadwire.client import Chat, connect
 from threadwire.client.options import ConnectOptions
 from threadwire.settings import WITH_AUTH, Settings
@@ -33,7 +32,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.app: web.Application = make_app(settings)
-        self._handshake_seconds = settings.server.handshake_timeout_seconds
+        self._settings = settings
         # As the real one runs: a lost socket does not cancel its handler.
         self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
         self.host = "127.0.0.1"
@@ -52,7 +51,7 @@ class Server:
     async def start(self) -> None:
         """Open everything and listen; raises ``StartupError``."""
         await self._runner.setup()
-        await Site(self._runner, self.host, 0, seconds=self._handshake_seconds).start()
+        await make_site(self._settings, self._runner, self.host, 0).start()
         self.port = self._runner.addresses[0][1]
 
     async def close(self) -> None:
