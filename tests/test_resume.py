@@ -212,7 +212,11 @@ async def test_a_run_whose_start_is_trimmed_is_a_gap(serve: Serve) -> None:
     assert (welcome["resume"], gap["type"], gap["requested"]) == ("gap", "gap", started["seq"])
     assert gap["earliest"] > started["seq"]
     assert gap["run"]["run_id"] == started["run_id"]
-    assert (await second.next())["seq"] == gap["earliest"]
+    following = await second.next()
+    while following["type"] == "gap":
+        # The log was trimmed once more before this reader came to read it.
+        gap, following = following, await second.next()
+    assert following["seq"] == gap["earliest"]
     await first.command("cancel")
     await first.until("run_finished")
     # The text of the message being written is kept apart from the log: none of it is lost.

@@ -94,7 +94,8 @@ def _outcome(row: RunRow, snapshot: StateSnapshot) -> Outcome:
     metadata = snapshot.metadata or {}
     if metadata.get("run_id") == row.run_id and metadata.get("source") == "loop":
         tasks = snapshot.tasks
-        if not snapshot.next:
+        # Not ``next``, which leaves out what has its result: a step that was done and never applied leads further.
+        if not tasks:
             return Outcome("completed")
         if all(task.result is not None or task.error is not None or task.interrupts for task in tasks):
             if any(task.error is not None for task in tasks):

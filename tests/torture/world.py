@@ -225,8 +225,8 @@ class World:
                 return
             if (run and run["run_id"]) != last:
                 last, since = run and run["run_id"], time.monotonic()
-            # An answer that was taken ends the question by itself.
-            if run and run["status"] == "interrupted" and thread.answered_question:
+            # An answer that was taken ends the question by itself, unless it was another one's whose end nobody saw.
+            if run and run["status"] == "interrupted" and thread.answered_question and time.monotonic() - since < 5:
                 pass
             elif run and (time.monotonic() - since > 1 or run["status"] == "interrupted"):
                 clients[0].command("cancel", run_id=run["run_id"])
