@@ -49,6 +49,7 @@ async def test_a_few_rounds(world: MakeWorld) -> None:
     assert tortured.tally.frames
 
 
+@pytest.mark.torture
 async def test_a_planted_bug_is_found(world: MakeWorld) -> None:
     """A server that leaves out one write of its journal is found within 50 rounds: the harness can fail."""
     print(f"TORTURE_SEED={SEED}")
