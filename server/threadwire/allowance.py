@@ -89,10 +89,7 @@ class Allowance:
         """
         place = address_key(address)
         if wait := self._failures.wait(place, self._monotonic()):
-            seconds = math.ceil(wait * 1000) / 1000
-            raise RateLimited(
-                f"Too many bad credentials from this address: try again in {seconds:g} s.", retry_after_seconds=seconds
-            )
+            raise _limited("Too many bad credentials from this address", wait)
         try:
             yield
         except Unauthorized:
@@ -172,5 +169,9 @@ def user_of(user: dict[str, Any] | None) -> str:
 
 def _check(limit: str, most: int, wait: float) -> None:
     if wait:
-        seconds = math.ceil(wait * 1000) / 1000
-        raise RateLimited(f"limits.{limit} is {most}: try again in {seconds:g} s.", retry_after_seconds=seconds)
+        raise _limited(f"limits.{limit} is {most}", wait)
+
+
+def _limited(why: str, wait: float) -> RateLimited:
+    seconds = math.ceil(wait * 1000) / 1000
+    return RateLimited(f"{why}: try again in {seconds:g} s.", retry_after_seconds=seconds)

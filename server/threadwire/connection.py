@@ -17,7 +17,7 @@ from typing import Any
 
 from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 
-from threadwire.allowance import Allowance, user_of
+from threadwire.allowance import Allowance
 from threadwire.answers import Answer, Answers, named
 from threadwire.attachment import Attached
 from threadwire.auth import Grant
@@ -283,7 +283,7 @@ class Connection:
             self._refuse(error, getattr(error, "command_id", None))
             return
         try:
-            self._settings.allowance.command(user_of(self._user))
+            self._settings.allowance.command(self.credential.grant.user.owner)
         except RateLimited as error:
             self._answers.put(Answer(error_frame(error, command.id)))
             if self._hasty.exceeded(time.monotonic()):

@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler
 
 import threadwire
 from threadwire import http, stateless
-from threadwire.allowance import Allowance, user_of
+from threadwire.allowance import Allowance
 from threadwire.auth import ADDRESS, GRANT, USER
 from threadwire.connection import Connection, ConnectionSettings, refuse
 from threadwire.errors import RateLimited, ServerError, ThreadwireError, Unauthorized
@@ -74,7 +74,7 @@ def connector(settings: Settings, gate: Gate) -> Handler:
         thread_id = wanted.thread_id or request.app[http.OWNERSHIP].mint(request[USER])
         renew = partial(gate.reauthenticate, request)
         connection = Connection(shared, wanted.on_disconnect, request[GRANT], renew)
-        user = user_of(request[USER].for_graph())
+        user = request[USER].owner
         try:
             shared.allowance.enter(user, request[ADDRESS])
         except RateLimited as error:

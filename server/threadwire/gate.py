@@ -13,7 +13,7 @@ from collections.abc import Callable
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from threadwire.allowance import Allowance, user_of
+from threadwire.allowance import Allowance
 from threadwire.auth import ADDRESS, ANONYMOUS, GRANT, USER, Authenticator, Grant
 from threadwire.auth.credentials import read_credential, without_cookies
 from threadwire.auth.origin import Origins, check_host, is_preflight, preflight
@@ -46,7 +46,7 @@ class Gate:
         """``allowance`` gives the application's, once it has started."""
         self._allowance = allowance
         self._everybody = settings.auth.mode == "none"
-        self._own_machine = settings.auth.mode == "none" and not settings.auth.insecure
+        self._own_machine = settings.auth.own_machine
         self._origins = Origins(settings.server.allowed_origins)
         self._proxies = Proxies(settings.server.trusted_proxies)
 
@@ -84,7 +84,7 @@ class Gate:
 
     async def _metered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Count a request that is a user's; a stream is a connection as well. Raises ``RateLimited``."""
-        user, allowance = user_of(request[USER].for_graph()), self._allowance(request.app)
+        user, allowance = request[USER].owner, self._allowance(request.app)
         allowance.command(user)
         if route_of(request) not in STREAMS:
             return await handler(request)
@@ -144,7 +144,6 @@ class Gate:
         return request if self._origins.knows(request, request[SCHEME]) else without_cookies(request)
 
     async def _on_prepare(self, request: web.Request, response: web.StreamResponse) -> None:
-        response.headers.setdefault("X-Content-Type-Options", "nosniff")
         if "Origin" in request.headers and SCHEME in request:
             response.headers.update(self._origins.headers(request, request[SCHEME]))
         response.headers.add("Vary", "Origin")

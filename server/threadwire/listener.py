@@ -24,7 +24,7 @@ from langchain_core.messages import AIMessageChunk
 # Models stream, though only invoked, where such a handler listens: LangGraph's own handlers are found by it too.
 from langchain_core.tracers._streaming import _StreamingCallbackHandler
 
-from threadwire.marker import Marker
+from threadwire.marker import Marker, name_of
 
 
 class Listener(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
@@ -65,13 +65,11 @@ class Listener(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
                 self._loop.call_soon_threadsafe(self._hear, event)
 
     def _start(self, kind: str, serialized: Any, run_id: UUID, told: dict[str, Any], given: Any) -> None:
-        about = serialized or {}
         self._parents[run_id] = told.get("parent_run_id")
         self._running[run_id] = common = {
             "kind": kind,
             "run_id": str(run_id),
-            # As LangChain's own handler names it.
-            "name": told.get("name") or about.get("name") or (about.get("id") or ["Unnamed"])[-1],
+            "name": name_of(serialized, told),
             "tags": told.get("tags") or [],
             "metadata": told.get("metadata") or {},
             "parent_ids": self._above(run_id),

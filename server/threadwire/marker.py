@@ -60,6 +60,12 @@ class Marker(BaseCallbackHandler):
             raise asyncio.CancelledError
 
 
+def name_of(serialized: dict[str, Any] | None, told: dict[str, Any]) -> str:
+    """What a callback's start says its runnable is called, as LangChain's own handler of events has it."""
+    about = serialized or {}
+    return str(told.get("name") or about.get("name") or (about.get("id") or ["Unnamed"])[-1])
+
+
 class Costs(BaseCallbackHandler):
     """What the models of a run cost together; ``total()`` is None where none has said it."""
 

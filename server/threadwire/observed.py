@@ -93,7 +93,7 @@ class Observed:
             return
         # Nobody is asked who they are here, but it is a door as the other is.
         app = web.Application(middlewares=[http.errors, begin])
-        if self._settings.auth.mode == "none" and not self._settings.auth.insecure:
+        if self._settings.auth.own_machine:
             app.middlewares.append(_of_this_machine)
         app.on_response_prepare.append(http.harden)
         self._metrics.add_to(app.router)

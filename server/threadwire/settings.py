@@ -404,6 +404,11 @@ class Auth(Section):
             raise ValueError("handler: mode custom needs one, as module:attribute")
         return self
 
+    @property
+    def own_machine(self) -> bool:
+        """Whether whoever reaches the server may use it, so that only this machine is to reach it."""
+        return self.mode == "none" and not self.insecure
+
 
 class Limits(Section):
     """What users, addresses and clients may take; null: as the mode of auth has it."""
@@ -492,7 +497,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _loopback_without_auth(self) -> Settings:
-        if self.auth.mode == "none" and not self.auth.insecure and not _is_loopback(self.server.host):
+        if self.auth.own_machine and not _is_loopback(self.server.host):
             raise ValueError(
                 f"server.host: {self.server.host} is not a loopback address, and with auth.mode none"
                 " everybody who reaches it could use this server; take 127.0.0.1, or set auth.insecure: true"

@@ -10,7 +10,6 @@ from contextlib import aclosing
 
 from aiohttp import web
 
-from threadwire.allowance import user_of
 from threadwire.auth import USER
 from threadwire.batches import Batches, BatchLimits
 from threadwire.errors import Forbidden, InvalidArgument
@@ -52,9 +51,9 @@ class StatelessRoutes:
         if not isinstance(command, BatchCommand):
             raise InvalidArgument("type", f"expected batch, got {command.type}")
         batches = request.app[BATCHES]
-        user = request[USER].for_graph()
-        await request.app[FRESH].parts.allowance.tokens(user_of(user))
-        batch = batches.begin(command, user)
+        user = request[USER]
+        await request.app[FRESH].parts.allowance.tokens(user.owner)
+        batch = batches.begin(command, user.for_graph())
         try:
             async with watched_lines(request, lambda: batch.cancel("disconnect")) as lines:
                 await lines.write({"type": "ack", "id": command.id, "run_id": batch.run_id})
@@ -78,12 +77,12 @@ class StatelessRoutes:
         if not isinstance(send, Send):
             raise InvalidArgument("type", f"expected send, got {send.type}")
         runs = request.app[FRESH]
-        allowance, user = runs.parts.allowance, request[USER].for_graph()
+        allowance, user = runs.parts.allowance, request[USER]
         allowance.attachments("content", send.content)
-        await allowance.turn(user_of(user))
-        log = RunLog(runs.parts, self._policy, send, user)
+        await allowance.turn(user.owner)
+        log = RunLog(runs.parts, self._policy, send, user.for_graph())
         moved = asyncio.Event()
-        place = allowance.line.join(user_of(user), moved.set)
+        place = allowance.line.join(user.owner, moved.set)
 
         def gone() -> None:
             log.cancel("disconnect")
@@ -97,7 +96,7 @@ class StatelessRoutes:
                     # One that has gone is not waited for: its run ends as it begins.
                     await moved.wait()
                 ended = await log.run(lines.write)
-                await allowance.spend(user_of(user), ended["usage"])
+                await allowance.spend(user.owner, ended["usage"])
                 await lines.write(ended)
         finally:
             runs.remove(log)

@@ -24,7 +24,7 @@ from langgraph.constants import TAG_NOSTREAM
 from threadwire.events import ROOT
 from threadwire.filters import Origin, WantedTypes
 from threadwire.listener import Listener
-from threadwire.marker import InPlace, Marker
+from threadwire.marker import InPlace, Marker, name_of
 from threadwire.toolcalls import Marks
 
 
@@ -203,11 +203,14 @@ class _Calls(BaseCallbackHandler):
         self._start("llm", serialized, run_id, kwargs)
 
     def _start(self, kind: str, serialized: Any, run_id: UUID, told: dict[str, Any]) -> _Call:
-        about = serialized or {}
-        # As LangChain's own handler names it.
-        name = told.get("name") or about.get("name") or (about.get("id") or ["Unnamed"])[-1]
         metadata = told.get("metadata")
-        call = _Call(kind, str(run_id), name, told.get("tags") or [], metadata if metadata is not None else {})
+        call = _Call(
+            kind,
+            str(run_id),
+            name_of(serialized, told),
+            told.get("tags") or [],
+            metadata if metadata is not None else {},
+        )
         self._running[run_id] = call
         above = told.get("parent_run_id")
         while above is not None:
