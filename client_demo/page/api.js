@@ -19,10 +19,11 @@ export const credential = {
 
 /** What the server refused. */
 export class Refused extends Error {
-  /** @param {number} status @param {string} message */
-  constructor(status, message) {
+  /** @param {number} status @param {string} message @param {string} sentWith the credential of the request, or "" */
+  constructor(status, message, sentWith) {
     super(message);
     this.status = status;
+    this.sentWith = sentWith;
   }
 }
 
@@ -30,12 +31,13 @@ export class Refused extends Error {
 async function request(method, path, body, more = {}) {
   const headers = new Headers();
   if (body !== undefined) headers.set("Content-Type", "application/json");
-  if (credential.get()) headers.set("Authorization", `Bearer ${credential.get()}`);
+  const token = credential.get();
+  if (token) headers.set("Authorization", `Bearer ${token}`);
   const sent = body === undefined ? null : JSON.stringify(body);
   const response = await fetch(new URL(path, document.baseURI), { method, headers, body: sent, ...more });
   if (response.ok) return response;
   const answer = await response.json().catch(() => null);
-  throw new Refused(response.status, answer?.error?.message ?? `HTTP ${response.status}`);
+  throw new Refused(response.status, answer?.error?.message ?? `HTTP ${response.status}`, token);
 }
 
 /** How the page's sockets say who it is: by a ticket, since a token in an address would stand in logs. */

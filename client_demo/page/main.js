@@ -214,8 +214,8 @@ class Page {
   /** @param {unknown} problem */
   async _onProblem(problem) {
     if (problem instanceof Refused && problem.status === 401) {
-      // Without one, the socket asks.
-      if (credential.get()) await this._askForToken();
+      // Without one, the socket asks; and a late answer to an earlier one says nothing about the one given since.
+      if (problem.sentWith !== "" && problem.sentWith === credential.get()) await this._askForToken();
     } else if (problem instanceof TypeError) {
       // fetch could not reach the server; the line says so.
     } else {

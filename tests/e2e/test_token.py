@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from conftest import Serve
 from e2e.conftest import Open
@@ -37,6 +38,29 @@ async def test_the_page_asks_who_is_there(serve: Serve, open_page: Open) -> None
     await expect(line(page, "Live")).to_be_visible()
     assert [url for url in addresses if "ticket=" in url and url.startswith("ws:")]
     assert not [url for url in addresses if ALICE in url or "token=" in url]
+
+
+async def test_a_late_refusal_is_not_of_the_token_given_since(serve: Serve, open_page: Open) -> None:
+    """What was asked without a token, and is refused only when one was given, does not ask for it again."""
+    served = await serve("graphs:echo", auth=TOKENS)
+    page = await open_page(served.url)
+    given = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        if "authorization" not in route.request.headers:
+            await given.wait()
+        await route.continue_()
+
+    await page.route("**/threads/search", hold)
+    async with page.expect_response(lambda answer: answer.status == 401) as refused:
+        await page.reload()
+        await give(page, ALICE)
+        await expect(line(page, "Live")).to_be_visible()
+        given.set()
+    await (await refused.value).finished()
+    await say(page, "hello")
+    await expect(answers(page)).to_contain_text("echo: hello")
+    await expect(page.get_by_label("Token", exact=True)).to_have_count(0)
 
 
 async def test_another_user_sees_nothing_of_it(serve: Serve, open_page: Open) -> None:
