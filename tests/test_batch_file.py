@@ -171,7 +171,7 @@ def test_what_it_will_not_take(folder: Path, capsys: pytest.CaptureFixture[str])
         assert expected in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["batch", "in.jsonl", "--out", "out.jsonl", "--max-concurrency", "0"])
-    assert "expected a number from 1" in capsys.readouterr().err
+    assert "expected a whole number from 1" in capsys.readouterr().err
     assert (folder / "other.jsonl").read_text() == '{"hello": 1}\n'
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from threadwire.arguments import share
 from threadwire.errors import StartupError
 from threadwire.load import figures
-from threadwire.load.arguments import duration, share
+from threadwire.load.arguments import duration
 from threadwire.load.compare import change
 from threadwire.load.connection import PORTS_PER_ADDRESS, source_address
 from threadwire.load.growth import fit

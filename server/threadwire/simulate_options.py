@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from threadwire.arguments import positive, share
 from threadwire.errors import StartupError
 
 
@@ -58,13 +59,13 @@ def _add_variety(parser: argparse.ArgumentParser) -> None:
         help="spread the first token log-normally around its time, with this sigma, as 0.5",
     )
     parser.add_argument(
-        "--burst", type=_positive, default=1, metavar="N", help="so many tokens come at once, on average"
+        "--burst", type=positive, default=1, metavar="N", help="so many tokens come at once, on average"
     )
     parser.add_argument(
-        "--error-rate", type=_share, default=0.0, metavar="SHARE", help="answers that are an error (500 or 503), as 1%%"
+        "--error-rate", type=share, default=0.0, metavar="SHARE", help="answers that are an error (500 or 503), as 1%%"
     )
     parser.add_argument(
-        "--stall-rate", type=_share, default=0.0, metavar="SHARE", help="answers that stop in the middle and never end"
+        "--stall-rate", type=share, default=0.0, metavar="SHARE", help="answers that stop in the middle and never end"
     )
     parser.add_argument(
         "--rate-limit",
@@ -104,19 +105,5 @@ def _read_script(path: Path | None) -> tuple[tuple[float, str], ...]:
 def _not_negative(text: str) -> float:
     number = float(text)
     if not 0 <= number < float("inf"):
-        raise ValueError
-    return number
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def _share(text: str) -> float:
-    number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    if not 0 <= number <= 1:
         raise ValueError
     return number

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from threadwire.arguments import add_command, positive, share
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|min|h)?\Z")
 _UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _SHARES = {
@@ -21,7 +23,7 @@ _SHARES = {
 def add_load(commands: Any) -> None:
     """Add ``load``."""
     about = "put load on a server, check its promises while it bears it, and report what it was like"
-    load = commands.add_parser("load", help=about, description=about.capitalize() + ".", allow_abbrev=False)
+    load = add_command(commands, "load", about)
     load.add_argument("url", metavar="URL", nargs="?", help="ws://HOST:PORT/ws, or wss://")
     load.add_argument("--compare", nargs=2, type=Path, metavar="JSON", help="instead: compare two results")
     _add_amount(load, sessions=10, turns=1)
@@ -44,7 +46,7 @@ def add_load(commands: Any) -> None:
 def add_soak(commands: Any) -> None:
     """Add ``soak``."""
     about = "load a server for hours, with every behaviour, and say whether it grows"
-    soak = commands.add_parser("soak", help=about, description=about.capitalize() + ".", allow_abbrev=False)
+    soak = add_command(commands, "soak", about)
     soak.add_argument("url", metavar="URL", help="ws://HOST:PORT/ws, or wss://")
     _add_amount(soak, sessions=50, turns=5)
     soak.add_argument("--duration", type=duration, default=3600.0, metavar="TIME", help="how long (default: 1h)")
@@ -71,10 +73,10 @@ def _soak(args: argparse.Namespace) -> int:
 
 def _add_amount(parser: argparse.ArgumentParser, *, sessions: int, turns: int) -> None:
     parser.add_argument(
-        "--sessions", type=_positive, default=sessions, metavar="N", help="at the same time (default: %(default)s)"
+        "--sessions", type=positive, default=sessions, metavar="N", help="at the same time (default: %(default)s)"
     )
     parser.add_argument(
-        "--turns", type=_positive, default=turns, metavar="N", help="of each session (default: %(default)s)"
+        "--turns", type=positive, default=turns, metavar="N", help="of each session (default: %(default)s)"
     )
     parser.add_argument("--ramp", type=duration, default=0.0, metavar="TIME", help="start the sessions over so long")
     parser.add_argument(
@@ -82,7 +84,7 @@ def _add_amount(parser: argparse.ArgumentParser, *, sessions: int, turns: int) -
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of all chances (default: %(default)s)")
     parser.add_argument(
-        "--processes", type=_positive, default=1, metavar="N", help="that generate the load (default: %(default)s)"
+        "--processes", type=positive, default=1, metavar="N", help="that generate the load (default: %(default)s)"
     )
 
 
@@ -157,21 +159,3 @@ def duration(text: str) -> float:
     if found is None:
         raise argparse.ArgumentTypeError(f"expected a time like 90s, 10m or 1h; got {text!r}")
     return float(found[1]) * _UNITS[found[2] or ""]
-
-
-def share(text: str) -> float:
-    """From 0 to 1, from ``10%`` or ``0.1``."""
-    try:
-        found = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        found = -1.0
-    if not 0 <= found <= 1:
-        raise argparse.ArgumentTypeError(f"expected a share like 10% or 0.1; got {text!r}")
-    return found
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1; got {text!r}")
-    return number
