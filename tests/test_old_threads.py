@@ -170,7 +170,7 @@ def read(kept: Remembered, thread_id: str, *stored: bytes) -> list[int]:
     """A reading of the thread; gives for each whether it had to be made."""
     serde = JsonPlusSerializer()
     counted: list[int] = []
-    reading, _ = kept.begin(thread_id, serde)
+    reading = kept.begin(thread_id, serde)
     for one in stored:
         before = reading._before.get(one[-512:])
         counted.append(0 if before is not None and before[0] == ("msgpack", one) else 1)

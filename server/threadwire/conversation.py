@@ -13,7 +13,7 @@ from langchain_core.messages import BaseMessage
 
 from threadwire.errors import NoSuchMessage
 from threadwire.graph import MESSAGES, Graph
-from threadwire.history import message_id, page, to_wire
+from threadwire.history import message_ids, page, to_wire, to_wires
 from threadwire.run import Run
 from threadwire.storage import Storage
 
@@ -68,8 +68,7 @@ class Conversation:
     async def known(self) -> set[str]:
         """Ids of the messages readers can know of; a run adds what it tells. Read once while the thread lives."""
         if self._known is None:
-            stored = await self.stored()
-            self._known = {message_id(message, index) for index, message in enumerate(stored)}
+            self._known = set(message_ids(await self.stored()))
         return self._known
 
     async def has(self, identity: str) -> bool:
@@ -104,7 +103,7 @@ class Conversation:
         stored = run.transcript.state if run is not None else None
         if stored is None:
             stored = await self.stored()
-        wires = [to_wire(message, message_id(message, index)) for index, message in enumerate(stored)]
+        wires = to_wires(stored)
         if run is not None:
             ids = {wire["id"] for wire in wires}
             if run.user is not None and run.user.id not in ids:

@@ -37,6 +37,8 @@ PUBLIC = frozenset({"/", "/client/{path}", "/healthz", "/readyz", "/protocol.jso
 
 #: Routes whose answer is a stream of lines, for as long as something runs.
 STREAMS = frozenset({"/threads/{thread_id}/runs/stream", "/runs/stream", "/runs/batch"})
+#: Routes that take runs.
+CONNECTIONS = STREAMS | {SOCKET}
 
 
 class Gate:

@@ -6,7 +6,7 @@ Pure: knows no graph, no storage, no clock. Message classes and content blocks a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -42,6 +42,16 @@ _CLOSED = {
 def message_id(message: BaseMessage, index: int) -> str:
     """A message's id; by its place where the graph's reducer gives none."""
     return message.id or f"index-{index}"
+
+
+def message_ids(messages: Iterable[BaseMessage]) -> list[str]:
+    """The ids of a state's messages, in their order."""
+    return [message_id(message, index) for index, message in enumerate(messages)]
+
+
+def to_wires(messages: Iterable[BaseMessage]) -> list[dict[str, Any]]:
+    """A state's messages as the wire has them."""
+    return [to_wire(message, message_id(message, index)) for index, message in enumerate(messages)]
 
 
 def user_message(content: str | list[dict[str, Any]], identity: str) -> HumanMessage:

@@ -18,7 +18,7 @@ from threadwire.arrivals import begin
 from threadwire.auth import USER
 from threadwire.auth.origin import check_host
 from threadwire.errors import ThreadwireError
-from threadwire.gate import STREAMS, route_of
+from threadwire.gate import CONNECTIONS, STREAMS, route_of
 from threadwire.hub import Hub
 from threadwire.journal import Journal
 from threadwire.listening import listener
@@ -57,8 +57,10 @@ class Observed:
             known = {"connection_id": str(uuid_utils.uuid7()), "user": user.identity if user is not None else None}
             # For good: aiohttp handles each request in a task, and so in a context, of its own.
             logs.about(**known)
-            handling = self.traces.connection(request, handler, known)
-            return _logged(request, handling) if route_of(request) in STREAMS else handling
+            if (route := route_of(request)) not in CONNECTIONS:
+                return handler(request)
+            handling = self.traces.connection(request, handler, {**known, "route": route})
+            return _logged(request, handling) if route in STREAMS else handling
 
         return about
 

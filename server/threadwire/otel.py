@@ -40,9 +40,6 @@ _FLUSH_SECONDS = 5.0
 #: Of a text in an attribute.
 _MAX_CHARS = 16_384
 
-#: Routes that take runs.
-CONNECTIONS = frozenset({"/ws", "/threads/{thread_id}/runs/stream", "/runs/batch", "/runs/stream"})
-
 Attributes = dict[str, Any]
 T = TypeVar("T")
 
@@ -99,15 +96,11 @@ class OtelTraces:
     async def connection(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[T]], about: dict[str, str | None]
     ) -> T:
-        """Handle a request; one that may ask for runs, inside a span, which goes on what its headers name."""
-        if (route := _route(request)) not in CONNECTIONS:
-            return await handler(request)
+        """Handle a request inside a span, which goes on what its headers name."""
         context = propagate.extract(request.headers)
-        attributes = {
-            **_given({"threadwire.connection_id": about["connection_id"], "user.id": about["user"]}),
-            "http.request.method": request.method,
-            "http.route": route,
-        }
+        known = {"threadwire.connection_id": "connection_id", "user.id": "user", "http.route": "route"}
+        attributes = _given({name: about[key] for name, key in known.items()})
+        attributes["http.request.method"] = request.method
         with self._tracer.start_as_current_span(
             "connection",
             context=context,
@@ -262,8 +255,3 @@ def _given(attributes: Attributes) -> Attributes:
 def _usage(usage: dict[str, Any] | None) -> Attributes:
     usage = usage or {}
     return _given({f"gen_ai.usage.{key}": usage.get(key) for key in ("input_tokens", "output_tokens")})
-
-
-def _route(request: web.Request) -> str:
-    resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else "unknown"

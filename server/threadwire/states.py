@@ -17,7 +17,7 @@ from threadwire import bodies
 from threadwire.errors import InvalidArgument, NoSuchCheckpoint, TooLarge
 from threadwire.export import to_markdown
 from threadwire.graph import MESSAGES
-from threadwire.history import message_id, to_wire
+from threadwire.history import to_wires
 from threadwire.http import STORAGE
 from threadwire.resources import GRAPH, find_row, newest_state, read_body, respond
 from threadwire.snapshots import selected_state, state_json, thread_json
@@ -72,7 +72,7 @@ class StateRoutes:
             raise InvalidArgument("format", f"expected md or json, got {kind[:64]!r}")
         row = await find_row(request)
         stored = (await newest_state(request, row.thread_id)).values.get(MESSAGES) or []
-        messages = [to_wire(message, message_id(message, index)) for index, message in enumerate(stored)]
+        messages = to_wires(stored)
         # An id has no character that means anything in a header or to a file system.
         headers = {"Content-Disposition": f'attachment; filename="{row.thread_id}.{kind}"'}
         if kind == "json":

@@ -31,7 +31,7 @@ class Traces(Protocol):
     def connection(
         self, request: Any, handler: Callable[[Any], Awaitable[T]], about: dict[str, str | None]
     ) -> Awaitable[T]:
-        """Handle a request, which may be a connection; ``about``: its ids."""
+        """Handle a request that takes runs; ``about``: its ``route``, ``connection_id`` and ``user``."""
         ...
 
     def run(self, run_id: str, **about: str | None) -> AbstractContextManager[RunTrace]:

@@ -155,14 +155,12 @@ class StorageContract:
         """What was never written is not there."""
         assert await storage.get_thread("t1") is None
         assert await storage.get_run("t1", "r1") is None
-        assert await storage.get_run_of_message("t1", "m-r1") is None
         assert await storage.unfinished_runs() == []
 
     async def test_accept(self, storage: Storage) -> None:
         """An accepted run reads back as it was given, and its thread is there."""
         await accept(storage, a_run())
         assert await storage.get_run("t1", "r1") == a_run()
-        assert await storage.get_run_of_message("t1", "m-r1") == a_run()
         assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 100.5, metadata=TITLED)
 
     async def test_accept_known_thread(self, storage: Storage) -> None:
@@ -206,7 +204,6 @@ class StorageContract:
         await accept(storage, a_run())
         await accept(storage, a_run("r2", "t2"))
         assert await storage.get_run("t2", "r1") is None
-        assert await storage.get_run_of_message("t2", "m-r1") is None
 
     async def test_unfinished(self, storage: Storage) -> None:
         """Queued and running runs come in the order they were accepted, whatever their ids and times."""

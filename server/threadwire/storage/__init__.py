@@ -316,10 +316,6 @@ class Storage(Protocol):
         """A run of that thread, or None."""
         ...
 
-    async def get_run_of_message(self, thread_id: str, message_id: str) -> RunRow | None:
-        """The run that brought a user's message into that thread, or None."""
-        ...
-
     async def unfinished_runs(self, thread_id: str | None = None) -> list[RunRow]:
         """Runs that are queued or running, in the order they were accepted."""
         ...

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.base import DeltaChannelHistory
@@ -39,6 +39,10 @@ class Reading:
         #: What was read, by their tails.
         self.read: dict[bytes, _Made] = {}
 
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        """As the serializer does: LangGraph's protocol has it, though nothing is written while reading."""
+        return self._serde.dumps_typed(obj)
+
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
         """What is stored there."""
         tail = data[1][-_TAIL:]
@@ -57,11 +61,10 @@ class Remembered:
         self._bytes = 0
         self._kept: OrderedDict[str, tuple[int, Mapping[bytes, _Made]]] = OrderedDict()
 
-    def begin(self, thread_id: str, serde: SerializerProtocol) -> tuple[Reading, SerializerProtocol]:
-        """A reading of the thread, and the same as what LangGraph takes."""
+    def begin(self, thread_id: str, serde: SerializerProtocol) -> Reading:
+        """A reading of the thread."""
         _size, before = self._kept.get(thread_id, (0, {}))
-        reading = Reading(serde, before)
-        return reading, cast("SerializerProtocol", reading)
+        return Reading(serde, before)
 
     def end(self, thread_id: str, reading: Reading) -> None:
         """Keep what was read, in the place of what was kept of the thread."""

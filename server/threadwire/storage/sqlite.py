@@ -258,11 +258,6 @@ class SqliteStorage(SqliteJournal, SqlitePruning):
         rows = await self._read(RUNS + "WHERE run_id = ? AND thread_id = ?", run_id, thread_id)
         return _run(rows[0]) if rows else None
 
-    async def get_run_of_message(self, thread_id: str, message_id: str) -> RunRow | None:
-        """The run that brought a user's message into that thread, or None."""
-        rows = await self._read(RUNS + "WHERE thread_id = ? AND message_id = ?", thread_id, message_id)
-        return _run(rows[0]) if rows else None
-
     async def unfinished_runs(self, thread_id: str | None = None) -> list[RunRow]:
         """Runs that are queued or running, in the order they were accepted."""
         if thread_id is None:

@@ -227,7 +227,7 @@ class Saver(AsyncSqliteSaver):
             if self._remembered is None:
                 return await super().aget_delta_channel_history(config=config, channels=channels)
             saver, thread_id = copy.copy(self), config["configurable"]["thread_id"]
-            reading, saver.serde = self._remembered.begin(thread_id, self.serde)
+            saver.serde = reading = self._remembered.begin(thread_id, self.serde)
             read = AsyncSqliteSaver.aget_delta_channel_history
             found = await read(saver, config=config, channels=channels)
         self._remembered.end(thread_id, reading)
