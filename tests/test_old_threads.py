@@ -28,7 +28,8 @@ async def storage(tmp_path: Path) -> AsyncIterator[SqliteStorage]:
     """An open storage in a new file."""
     async with SqliteStorage.open(str(tmp_path / "threads.db")) as storage:
         # A test makes a thousand commits, and none of them is about power loss.
-        await storage._writer.execute("PRAGMA synchronous = OFF")
+        async with storage._lock as writer:
+            await writer.execute("PRAGMA synchronous = OFF")
         yield storage
 
 

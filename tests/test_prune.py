@@ -30,7 +30,8 @@ async def storage(tmp_path: Path) -> AsyncIterator[SqliteStorage]:
     """An open storage in a new file."""
     async with SqliteStorage.open(str(tmp_path / "threads.db")) as storage:
         # A test makes thousands of commits, and none of them is about power loss.
-        await storage._writer.execute("PRAGMA synchronous = OFF")
+        async with storage._lock as writer:
+            await writer.execute("PRAGMA synchronous = OFF")
         yield storage
 
 
@@ -175,8 +176,8 @@ async def test_large_prune_in_parts(storage: SqliteStorage) -> None:
     pruning = asyncio.create_task(storage.prune_thread("t1", 5))
     while not pruning.cancelling():
         # Who waits for the writer has it between two parts.
-        async with storage._lock:
-            [(there,)] = await storage._writer.execute_fetchall("SELECT count(*) FROM checkpoints")
+        async with storage._lock as writer:
+            [(there,)] = await writer.execute_fetchall("SELECT count(*) FROM checkpoints")
             if there < len(ids):
                 pruning.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -79,6 +79,12 @@ def rows(path: str, statement: str) -> list[tuple[Any, ...]]:
         connection.close()
 
 
+async def by_hand(storage: SqliteStorage, statement: str) -> list[Any]:
+    """What the writer's own connection says to a statement that no transaction has."""
+    async with storage._lock as writer:
+        return list(await writer.execute_fetchall(statement))
+
+
 async def refusal(path: object) -> str:
     """The line with which a file is refused; it names the file."""
     with pytest.raises(StartupError) as refused:
@@ -100,17 +106,18 @@ async def test_pragmas(storage: SqliteStorage) -> None:
         ("busy_timeout", 5000),
         ("foreign_keys", 1),
     ]:
-        assert list(await storage._writer.execute_fetchall(f"PRAGMA {pragma}")) == [(value,)]
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        await storage._reader.execute("DELETE FROM threads")
+        assert await by_hand(storage, f"PRAGMA {pragma}") == [(value,)]
+    async with storage._reader_lock as reader:
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            await reader.execute("DELETE FROM threads")
 
 
 async def test_lock_rolls_back(storage: SqliteStorage, path: str) -> None:
     """What a failed or cancelled holder of the lock left open is gone before the next one writes."""
 
     async def leave(error: Exception | None) -> None:
-        async with storage._lock:
-            await storage._writer.execute("INSERT INTO probe VALUES (1)")
+        async with storage._lock as writer:
+            await writer.execute("INSERT INTO probe VALUES (1)")
             if error:
                 raise error
             await asyncio.Event().wait()
@@ -168,13 +175,13 @@ async def test_reading_beside_the_writer(storage: SqliteStorage) -> None:
     """History, threads and runs are read while somebody else has the writer's lock and a transaction."""
     await accept(storage, a_run())
     await put(storage.saver())
-    async with asyncio.timeout(20), storage._lock:
-        await storage._writer.execute("UPDATE runs SET status = 'lost'")
+    async with asyncio.timeout(20), storage._lock as writer:
+        await writer.execute("UPDATE runs SET status = 'lost'")
         assert await newest(storage.reader) == "v"
         assert len([found async for found in storage.reader.alist(config_of("t1"))]) == 1
         assert await storage.get_run("t1", "r1") == a_run()
         assert await storage.get_thread("t1") is not None
-        await storage._writer.rollback()
+        await writer.rollback()
 
 
 async def test_reading_beside_a_search(storage: SqliteStorage) -> None:
@@ -222,18 +229,18 @@ async def test_tampered_row(storage: SqliteStorage, path: str, tmp_path: Path) -
 
 async def full(storage: SqliteStorage) -> None:
     """Let the file grow no more."""
-    await storage._writer.execute("PRAGMA max_page_count = 1")  # SQLite takes the present size for it
+    await by_hand(storage, "PRAGMA max_page_count = 1")  # SQLite takes the present size for it
 
 
 async def read_only(storage: SqliteStorage) -> None:
     """Let the writer write no more."""
-    await storage._writer.execute("PRAGMA query_only = ON")
+    await by_hand(storage, "PRAGMA query_only = ON")
 
 
 async def mend(storage: SqliteStorage) -> None:
     """Undo either."""
-    await storage._writer.execute("PRAGMA max_page_count = 1000000")
-    await storage._writer.execute("PRAGMA query_only = OFF")
+    await by_hand(storage, "PRAGMA max_page_count = 1000000")
+    await by_hand(storage, "PRAGMA query_only = OFF")
 
 
 @pytest.mark.parametrize(("fail", "says"), [(full, "full"), (read_only, "read-only")])
@@ -276,9 +283,9 @@ async def test_failing(
 
 async def test_failing_reads(storage: SqliteStorage) -> None:
     """A read that the database fails is a ``StorageError`` too."""
-    await storage._writer.execute("DROP TABLE checkpoints")
-    await storage._writer.execute("DROP TABLE store")
-    await storage._writer.execute("DROP TABLE runs")
+    await by_hand(storage, "DROP TABLE checkpoints")
+    await by_hand(storage, "DROP TABLE store")
+    await by_hand(storage, "DROP TABLE runs")
     for read in (
         lambda: newest(storage.reader),
         lambda: newest(storage.saver()),
@@ -293,7 +300,7 @@ async def test_failing_reads(storage: SqliteStorage) -> None:
 
 async def test_locked_by_another_program(storage: SqliteStorage, path: str) -> None:
     """While another program holds the write lock, a write waits its time out and says so."""
-    await storage._writer.execute("PRAGMA busy_timeout = 20")
+    await by_hand(storage, "PRAGMA busy_timeout = 20")
     other = sqlite3.connect(path, isolation_level=None)
     try:
         other.execute("BEGIN IMMEDIATE")

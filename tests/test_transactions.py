@@ -19,7 +19,7 @@ from threadwire.storage.sqlite_transactions import Transactions
 @pytest.fixture
 async def storage(tmp_path: Path) -> AsyncIterator[SqliteStorage]:
     async with SqliteStorage.open(str(tmp_path / "t.db")) as storage:
-        await storage._writer.run(lambda database: database.execute("CREATE TABLE said (word TEXT NOT NULL UNIQUE)"))
+        await storage._write(lambda database: database.execute("CREATE TABLE said (word TEXT NOT NULL UNIQUE)"))
         yield storage
 
 
@@ -43,11 +43,13 @@ async def said(storage: SqliteStorage) -> tuple[int, set[str]]:
 async def test_one_commit_for_all_that_wait(storage: SqliteStorage) -> None:
     """A hundred transactions at once take a few commits, and each gets what it gave."""
     traced: list[str] = []
-    await storage._writer.run(lambda database: database.set_trace_callback(traced.append))
+    async with storage._lock as writer:
+        await writer.set_trace_callback(traced.append)
     transactions: Transactions = storage._transactions
     words = [f"w{number}" for number in range(100)]
     given = await asyncio.gather(*(transactions.do(says(word)) for word in words))
-    await storage._writer.run(lambda database: database.set_trace_callback(None))
+    async with storage._lock as writer:
+        await writer.set_trace_callback(lambda _statement: None)
     assert given == [f"said {word}" for word in words]
     assert await said(storage) == (200, set(words))
     assert 1 <= traced.count("COMMIT") <= 3

@@ -54,12 +54,9 @@ class SqliteThreads:
     """
 
     def __init__(self, writer: Connection, reader: Connection, searcher: Connection) -> None:
-        self._writer = writer
         self._lock = ConnectionLock(writer)
-        self._transactions = Transactions(writer, self._lock)
-        self._reader = reader
+        self._transactions = Transactions(self._lock)
         self._reader_lock = ConnectionLock(reader)
-        self._searcher = searcher
         self._searcher_lock = ConnectionLock(searcher)
 
     async def get_thread(self, thread_id: str) -> ThreadRow | None:
@@ -152,13 +149,13 @@ class SqliteThreads:
 
     async def _read(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with storage_errors():
-            async with self._reader_lock:
-                return list(await self._reader.execute_fetchall(statement, values))  # type: ignore[arg-type]
+            async with self._reader_lock as reader:
+                return list(await reader.execute_fetchall(statement, values))  # type: ignore[arg-type]
 
     async def _search(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with storage_errors():
-            async with self._searcher_lock:
-                return list(await self._searcher.execute_fetchall(statement, values))  # type: ignore[arg-type]
+            async with self._searcher_lock as searcher:
+                return list(await searcher.execute_fetchall(statement, values))  # type: ignore[arg-type]
 
     async def _write(self, statements: Callable[[sqlite3.Connection], T]) -> T:
         """Do ``statements`` as one transaction, to its end; they may be done twice (``Transactions.do``)."""

@@ -83,10 +83,9 @@ class _Job(NamedTuple):
 
 
 class Transactions:
-    """See the module. ``lock`` is held while the connection is used; others may hold it for what they do by hand."""
+    """See the module. ``lock`` gives the connection; others may hold it for what they do by hand."""
 
-    def __init__(self, connection: Connection, lock: AbstractAsyncContextManager[None]) -> None:
-        self._connection = connection
+    def __init__(self, lock: AbstractAsyncContextManager[Connection]) -> None:
         self._lock = lock
         self._waiting: list[_Job] = []
         self._worker: asyncio.Task[None] | None = None
@@ -126,9 +125,9 @@ class Transactions:
     async def _next(self) -> None:
         jobs: list[_Job] = []
         try:
-            async with self._lock:
+            async with self._lock as connection:
                 jobs, self._waiting = self._waiting, []
-                found = await self._connection.run(lambda database: _transaction(database, jobs))
+                found = await connection.run(lambda database: _transaction(database, jobs))
         except BaseException as error:
             # The connection is closed, or this task is cancelled: then the thread ends what it has begun, as a whole.
             if not jobs:

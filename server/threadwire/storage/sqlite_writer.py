@@ -78,24 +78,25 @@ async def guarded(fence: Fence | None, work: Callable[..., Awaitable[T]], *value
 
 
 class ConnectionLock:
-    """Who may use a connection: an ``asyncio.Lock`` that leaves no transaction behind it.
+    """A connection, for one at a time: an ``asyncio.Lock`` that gives it, and leaves no transaction behind it.
 
     Where the body raises, cancellation included, the connection is rolled back before the next one has it: a
     transaction left open would be committed by the next writer, as part of its own.
     """
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._lock = asyncio.Lock()
         self._closed = False
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Connection:
         await self._lock.acquire()
         try:
             self._admit(_FENCE.get())
         except BaseException:
             self._lock.release()
             raise
+        return self._connection
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
