@@ -1,6 +1,6 @@
 """Reading the settings: command line over environment over file over defaults; and showing them, masked.
 
-``settings.py`` has the keys, ``layers.py`` the sources.
+``settings`` has the keys, ``layers.py`` the sources.
 """
 
 from __future__ import annotations
