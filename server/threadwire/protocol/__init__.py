@@ -50,45 +50,37 @@ from threadwire.protocol.commands import (
     Send,
     Subscribe,
 )
-from threadwire.protocol.content import Blocks, Content
-from threadwire.protocol.frames import (
-    FRAMES,
-    LOG_FRAMES,
-    PROMISES,
+from threadwire.protocol.connection_frames import (
     AckFrame,
     BatchResultFrame,
     CredentialExpiringFrame,
-    CustomFrame,
     ErrorFrame,
-    ErrorInfo,
     EventFrame,
-    Frame,
     GapFrame,
     GoawayFrame,
     HistoryFrame,
-    Interrupt,
+    PongFrame,
+    ReadyFrame,
+    RunLogFrame,
+)
+from threadwire.protocol.content import Blocks, Content
+from threadwire.protocol.frames import FRAMES, LOG_FRAMES, PROMISES, Frame, UnknownFrame
+from threadwire.protocol.log_frames import (
+    CustomFrame,
     InterruptFrame,
-    Message,
     MessageFrame,
     MessagesRemovedFrame,
-    PongFrame,
-    Queued,
-    ReadyFrame,
     ReasoningFrame,
     RetrievalFrame,
     RunFinishedFrame,
-    RunInfo,
-    RunLogFrame,
     RunQueuedFrame,
     RunStartedFrame,
     TokenFrame,
-    ToolCall,
     ToolCallFrame,
     ToolResultFrame,
-    UnknownFrame,
-    Usage,
     UsageFrame,
 )
+from threadwire.protocol.parts import ErrorInfo, Interrupt, Message, Queued, RunInfo, ToolCall, Usage
 
 __all__ = [
     "COMMANDS",
