@@ -19,7 +19,7 @@ from conftest import Servers
 from harness import Provider
 from process import DEFAULTS
 from threadwire import cli
-from threadwire.storage.sqlite import MIGRATIONS
+from threadwire.storage.sqlite_schema import MIGRATIONS
 
 PARTS = {"configuration", "access", "database", "disk", "open files", "port", "uvloop", "page", "model", "graph"}
 

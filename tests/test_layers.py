@@ -38,7 +38,8 @@ TABLE: dict[str, set[str]] = {
     "loading": {"errors"},
     "tls": {"errors"},
     "failures": {"errors"},
-    "arrivals": {"errors", "limits"},
+    "arrivals": {"limits"},
+    "uploads": {"arrivals", "errors"},
     "listening": {"arrivals", "errors"},
     "allowance": {"attachments", "errors", "limits", "line"},
     "models": {"errors", "logs"},
@@ -316,6 +317,7 @@ TABLE: dict[str, set[str]] = {
         "storage",
         "thread",
         "turn",
+        "uploads",
     },
     "serving": {
         "app",

@@ -26,7 +26,8 @@ from langgraph.store.base import PutOp
 from contracts.storage import Factory, StorageContract, a_run, accept, config_of, finish, newest, put
 from threadwire.errors import ConfigError, StartupError, StorageError
 from threadwire.storage import Frames, LogRow, RunStart, ThreadMark, ThreadQuery, open_storage, sqlite_file
-from threadwire.storage.sqlite import MIGRATIONS, SqliteStorage
+from threadwire.storage.sqlite import SqliteStorage
+from threadwire.storage.sqlite_schema import MIGRATIONS
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
 CHILD = """

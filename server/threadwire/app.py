@@ -21,7 +21,7 @@ from aiohttp import web
 
 from threadwire import http, page, resources, stateless, states
 from threadwire.allowance import Allowance, Caps
-from threadwire.arrivals import Site, begin, body_in_time, last
+from threadwire.arrivals import Site, begin, last
 from threadwire.auth import Authenticator
 from threadwire.auth.modes import open_authenticator
 from threadwire.auth.proxies import Proxies
@@ -54,6 +54,7 @@ from threadwire.settings import Settings
 from threadwire.storage import Storage, open_storage
 from threadwire.thread import ThreadParts
 from threadwire.turn import TurnParts
+from threadwire.uploads import body_in_time
 
 logger = get_logger(__name__)
 

@@ -10,33 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import cast
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 
-from threadwire.errors import BadFrame, CommandError, TooLarge
 from threadwire.limits import Counts, address_key
 
 #: How long an idle connection is kept for its next request: longer than nginx (60 s) and Caddy (120 s) keep theirs, so
 #: that none of them sends a request into a connection that is just being closed.
 _KEEP_ALIVE_SECONDS = 130.0
-#: What of a body is not there by the deadline must come at least so fast; as with Apache's mod_reqtimeout, ``MinRate``.
-_MIN_BYTES_PER_SECOND = 4096
 #: Bytes read at once that say that there are more.
 _MUCH = 60_000
 #: How many connections may wait to be accepted: those of a server's clients who all come back at once.
 _BACKLOG = 2048
 #: How a head, and a body in chunks, end.
 _END = b"\r\n\r\n"
-
-
-class TimedOut(CommandError):  # noqa: N818 -- the protocol's way
-    """A request has not come to its end in time."""
-
-    code = "request_timeout"
-    http_status = 408
 
 
 class _Crowd:
@@ -256,55 +246,13 @@ async def last(request: web.Request, response: web.StreamResponse) -> None:
         response.headers["Connection"] = "close"
 
 
-def body_in_time(seconds: float) -> Middleware:
-    """What reads a body for whatever handler comes behind; 0 seconds: it may take its time.
-
-    Raises:
-        TooLarge: the body is larger than the application takes, packed or unpacked.
-        TimedOut: it does not come.
-        BadFrame: it is broken.
-    """
-
-    @web.middleware
-    def read(request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
-        # No coroutine of its own where there is nothing to read: a WebSocket would keep it for as long as it is open.
-        return read_first(request, handler) if request.body_exists else handler(request)
-
-    async def read_first(request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            await _read(request, seconds)
-        except web.HTTPRequestEntityTooLarge:
-            if request.headers.get("Content-Encoding"):
-                # Not even unpacked: what is left of it may be a thousand times as much.
-                _drop(request)
-            elif isinstance(request.protocol, _Arrival) and not request.content.is_eof():
-                request.protocol.closing = True
-            raise TooLarge("The body is larger than server.max_message_bytes.") from None
-        except web.RequestPayloadError:
-            _drop(request)
-            raise BadFrame("The body cannot be read: it is not packed or cut into chunks as it says.") from None
-        return await handler(request)
-
-    return read
+def close_behind(request: web.Request) -> None:
+    """The answer to this request will be the last of its connection."""
+    if isinstance(request.protocol, _Arrival):
+        request.protocol.closing = True
 
 
-async def _read(request: web.Request, seconds: float) -> None:
-    if request.content.is_eof() or not seconds:
-        await request.read()
-        return
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    reading = loop.create_task(request.read())
-    try:
-        while not (await asyncio.wait({reading}, timeout=seconds))[0]:
-            if request.content.total_bytes < _MIN_BYTES_PER_SECOND * (loop.time() - began):
-                _drop(request)
-                raise TimedOut("The body did not come in time (server.handshake_timeout_seconds).")
-        reading.result()
-    finally:
-        reading.cancel()
-
-
-def _drop(request: web.Request) -> None:
+def drop(request: web.Request) -> None:
+    """Read nothing more of the request's body."""
     if isinstance(request.protocol, _Arrival):
         request.protocol.drop()

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from threadwire.errors import StartupError
 from threadwire.storage import sqlite_file, sqlite_path
-from threadwire.storage.sqlite import MIGRATIONS
+from threadwire.storage.sqlite_schema import MIGRATIONS
 
 
 def where(url: str) -> Path:
