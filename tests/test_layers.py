@@ -65,7 +65,8 @@ TABLE: dict[str, set[str]] = {
     "upgrade": {"errors", "filters", "protocol", "storage"},
     "config": {"errors", "layers", "masking", "settings"},
     "repair": {"graph", "history", "logs", "storage"},
-    "events": {"filters", "history", "jsonsafe", "toolcalls"},
+    "modelcalls": {"filters", "history", "jsonsafe", "toolcalls"},
+    "events": {"filters", "history", "jsonsafe", "modelcalls", "toolcalls"},
     "stopping": {"tally"},
     "marker": {"tally", "toolcalls"},
     "raw": {"events", "filters", "jsonsafe", "protocol"},
@@ -355,7 +356,19 @@ TABLE: dict[str, set[str]] = {
 #: A program of its own may stand anywhere: it is run, not imported.
 PROGRAMS = {"terminal/child.py": {"cli"}}
 #: What decides by its arguments alone.
-PURE = ("errors", "protocol", "filters", "events", "toolcalls", "limits", "line", "history", "jsonsafe", "remains")
+PURE = (
+    "errors",
+    "protocol",
+    "filters",
+    "events",
+    "modelcalls",
+    "toolcalls",
+    "limits",
+    "line",
+    "history",
+    "jsonsafe",
+    "remains",
+)
 IMPURE = {"asyncio", "aiohttp", "time", "datetime", "random", "threading", "socket", "os", "sqlite3"}
 
 
