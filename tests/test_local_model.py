@@ -11,7 +11,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ import openai
 import pytest
 from langchain_core.messages import AIMessageChunk
 from langchain_openai import ChatOpenAI
-from pydantic import SecretStr
 
 from harness import eventually
+from model_kit import Settings
 from process import ServerProcess
 from threadwire.errors import ConfigError, ModelError, StartupError
 from threadwire.failures import explain
@@ -31,26 +31,9 @@ from threadwire.models import Model, commands, open_model
 from threadwire.models import weights as known
 from threadwire.models.local import CONTEXT_TOKENS, LocalServer
 
+LOCAL = "local:smollm2-135m"
 SMOLLM2 = known.KNOWN[known.DEFAULT]
 LONG = "Count from 1 to 1000, each number on a line of its own."
-
-
-@dataclass
-class Simulated:
-    tokens_per_second: float = 0
-    first_token_ms: int = 0
-    tokens: int | None = None
-
-
-@dataclass
-class Settings:
-    name: str = "local:smollm2-135m"
-    base_url: str | None = None
-    temperature: float | None = None
-    max_tokens: int | None = None
-    api_key: SecretStr | None = None
-    stock_client: bool = False
-    simulated: Simulated = field(default_factory=Simulated)
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +56,7 @@ def gguf() -> Path:
 
 @pytest.fixture
 async def local(gguf: Path) -> AsyncIterator[Model]:
-    async with open_model(Settings()) as model:
+    async with open_model(Settings(LOCAL)) as model:
         yield model
 
 
@@ -121,7 +104,7 @@ class TestAnswers:
 
     async def test_the_settings_win(self, gguf: Path) -> None:
         """model.max_tokens and model.temperature go before what the weights bring along."""
-        async with open_model(Settings(max_tokens=5, temperature=0.0)) as model:
+        async with open_model(Settings(LOCAL, max_tokens=5, temperature=0.0)) as model:
             answer = await model.chat_model.ainvoke(LONG)
         assert isinstance(model.chat_model, ChatOpenAI)
         assert model.chat_model.temperature == 0.0
@@ -213,7 +196,7 @@ class TestProcess:
         """When the server ends, so does the child: no process, task or descriptor stays, loading or loaded."""
         before = fds = -1
         for is_loaded in (True, False, True, False):
-            async with open_model(Settings()) as model:
+            async with open_model(Settings(LOCAL)) as model:
                 server = server_of(model)
                 if is_loaded:
                     await model.chat_model.bind(max_tokens=2).ainvoke("Hello!")
@@ -269,7 +252,7 @@ class TestProcess:
 
     async def test_a_model_that_was_not_entered(self, gguf: Path) -> None:
         """Asking a model that was never started fails instead of waiting for ever."""
-        model = open_model(Settings())
+        model = open_model(Settings(LOCAL))
         with pytest.raises((ModelError, openai.APIConnectionError)):
             await model.chat_model.ainvoke("Hello!")
         await server_of(model).client.aclose()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from harness import eventually
+from model_kit import Settings, Simulated, collect
 from threadwire.errors import ConfigError, ContextTooLong, ModelAuth, ModelError, ModelRateLimited
 from threadwire.models import DEFAULT_OPENAI_MODEL, Model, open_model
 from threadwire.models.pace import Pace
@@ -26,24 +26,6 @@ from threadwire.models.simulated import SimulatedChatModel
 from threadwire.simulate import start_simulator
 
 FAST = Manner(tokens_per_second=0, first_token_ms=0)
-
-
-@dataclass
-class Simulated:
-    tokens_per_second: float = 0
-    first_token_ms: int = 0
-    tokens: int | None = None
-
-
-@dataclass
-class Settings:
-    name: str = "auto"
-    base_url: str | None = None
-    temperature: float | None = None
-    max_tokens: int | None = None
-    api_key: SecretStr | None = None
-    stock_client: bool = False
-    simulated: Simulated = field(default_factory=Simulated)
 
 
 @tool
@@ -69,15 +51,6 @@ def fast(**options: Any) -> SimulatedChatModel:
 
 def ask(text: str, *, tools: tuple[str, ...] = (), manner: Manner = FAST) -> Answer:
     return plan([Said("user", text)], tools, manner)
-
-
-async def collect(model: Any, messages: Any) -> tuple[list[AIMessageChunk], AIMessageChunk]:
-    """Every chunk, and all of them added up."""
-    chunks = [chunk async for chunk in model.astream(messages)]
-    whole = chunks[0]
-    for chunk in chunks[1:]:
-        whole += chunk
-    return chunks, whole
 
 
 class TestOpenModel:

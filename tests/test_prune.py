@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from langgraph.types import Command, StateSnapshot
 import prune_graphs
 from conftest import Serve
 from contracts.storage import a_line, config_of
+from databases import rows
 from harness import Served, Socket, eventually
 from threadwire.agent.messages import ChatState
 from threadwire.storage.sqlite import SqliteStorage
@@ -33,15 +33,6 @@ async def storage(tmp_path: Path) -> AsyncIterator[SqliteStorage]:
         async with storage._lock as writer:
             await writer.execute("PRAGMA synchronous = OFF")
         yield storage
-
-
-def rows(path: Path, statement: str) -> list[tuple[Any, ...]]:
-    """What another program sees in the file."""
-    connection = sqlite3.connect(path)
-    try:
-        return connection.execute(statement).fetchall()
-    finally:
-        connection.close()
 
 
 # --- any conversation -----------------------------------------------------------------------------------------

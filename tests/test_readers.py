@@ -7,16 +7,15 @@ import base64
 import json
 import os
 import socket as sockets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 
-from conftest import Serve
+from conftest import Serve, Servers
 from harness import Provider, Served, Socket, eventually
 from process import ServerProcess
 from threadwire.http import HUB
@@ -214,20 +213,6 @@ class Deaf:
         self._raw.close()
 
 
-@pytest.fixture
-async def servers(tmp_path: Path) -> AsyncIterator[Callable[[str], ServerProcess]]:
-    """``servers("name")`` gives a server process to start; all are gone at the end."""
-    made: list[ServerProcess] = []
-
-    def make(name: str) -> ServerProcess:
-        made.append(ServerProcess(tmp_path, name))
-        return made[-1]
-
-    yield make
-    for server in made:
-        await server.kill()
-
-
 async def _long_turn(
     server: ServerProcess, session: aiohttp.ClientSession, tokens: int, *, stalled: bool
 ) -> tuple[int, Deaf, Socket]:
@@ -273,9 +258,7 @@ def _consistent(deaf: Deaf, reader: Socket) -> None:
 
 
 @pytest.mark.slow
-async def test_a_reader_that_does_not_read_costs_no_memory(
-    servers: Callable[[str], ServerProcess], session: aiohttp.ClientSession
-) -> None:
+async def test_a_reader_that_does_not_read_costs_no_memory(servers: Servers, session: aiohttp.ClientSession) -> None:
     """A turn of 200,000 tokens costs at most 32 MiB more where one reader stalls; later it gets all or a gap."""
     tokens = 200_000
     # At the same time, since each is busy with one core: two servers, one with a stalled reader and one without.

@@ -16,11 +16,12 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
+from model_kit import collect
 from threadwire.errors import StartupError
 from threadwire.models.script import words
 from threadwire.simulate import KEPT_REQUESTS, start_simulator
@@ -100,15 +101,6 @@ async def provider() -> AsyncIterator[Provider]:
 def add(a: int, b: int) -> int:
     """Add two numbers."""
     return a + b
-
-
-async def collect(model: Any, messages: Any) -> tuple[list[AIMessageChunk], AIMessageChunk]:
-    """Every chunk, and all of them added up."""
-    chunks = [chunk async for chunk in model.astream(messages)]
-    whole = chunks[0]
-    for chunk in chunks[1:]:
-        whole += chunk
-    return chunks, whole
 
 
 async def test_tokens_come_one_by_one(provider: Provider) -> None:

@@ -24,6 +24,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.store.base import PutOp
 
 from contracts.storage import Factory, StorageContract, a_run, accept, config_of, finish, newest, put
+from databases import rows
 from threadwire.errors import ConfigError, StartupError, StorageError
 from threadwire.storage import Frames, LogRow, RunStart, ThreadMark, ThreadQuery, open_storage, sqlite_file
 from threadwire.storage.sqlite import SqliteStorage
@@ -67,17 +68,6 @@ class TestSqliteContract(StorageContract):
     @pytest.fixture
     def factory(self, path: str) -> Factory:
         return lambda: open_storage(f"sqlite:///{path}")
-
-
-def rows(path: str, statement: str) -> list[tuple[Any, ...]]:
-    """What another program sees in the file."""
-    connection = sqlite3.connect(path)
-    try:
-        found = connection.execute(statement).fetchall()
-        connection.commit()
-        return found
-    finally:
-        connection.close()
 
 
 async def by_hand(storage: SqliteStorage, statement: str) -> list[Any]:

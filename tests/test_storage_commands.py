@@ -6,17 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 
 from contracts.storage import a_line, a_run, accept
+from databases import rows
 from harness import eventually
 from process import RemoteServed, ServerProcess
 from threadwire.cli import main
@@ -72,15 +71,6 @@ async def fill(folder: Path) -> Path:
             await a_line(storage.saver(), count, thread_id=name)
         await storage.store.aput(("a",), "k", {"n": 1})
     return path
-
-
-def rows(path: Path, statement: str) -> list[tuple[Any, ...]]:
-    """What another program sees in the file."""
-    connection = sqlite3.connect(path)
-    try:
-        return connection.execute(statement).fetchall()
-    finally:
-        connection.close()
 
 
 def cells(text: str) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from threadwire.errors import InvalidArgument
 from threadwire.jsonsafe import MAX_VALUE_DEPTH, is_deeper
-from threadwire.protocol import THREAD_ID, WHOLE, check_thread_id
+from threadwire.protocol import THREAD_ID, WHOLE, check_thread_id, path_in
 from threadwire.snapshots import STATE_FIELDS, THREAD_FIELDS, is_state_field
 from threadwire.storage import ThreadQuery, ThreadSort, ThreadStatus
 
@@ -143,19 +143,9 @@ def check(model: type[Model], body: dict[str, Any]) -> Model:
         message = (
             f"is not a field of this request, which has {', '.join(model.model_fields)}" if unknown else found["msg"]
         )
-        raise InvalidArgument(_path(found["loc"], known) or "body", message.removeprefix("Value error, ")) from None
-
-
-def _path(location: Sequence[int | str], value: Any) -> str:
-    """The part of pydantic's path that the client wrote: a union's branches add names of their own."""
-    found: list[str] = []
-    for part in location:
-        try:
-            value = value[part]
-        except (LookupError, TypeError):
-            continue
-        found.append(str(part)[:64])
-    return ".".join(found) or ".".join(str(part) for part in location)
+        # What is not there has a path that is nowhere in the body.
+        field = ".".join(path_in(known, found["loc"]) or map(str, found["loc"])) or "body"
+        raise InvalidArgument(field, message.removeprefix("Value error, ")) from None
 
 
 def read_flag(values: Sequence[str], name: str) -> bool:

@@ -24,6 +24,7 @@ from threadwire.protocol.codec import (
     encode,
     error_frame,
     json_schema,
+    path_in,
     validate_command,
 )
 from threadwire.protocol.codes import CloseCode
@@ -156,5 +157,6 @@ __all__ = [
     "encode",
     "error_frame",
     "json_schema",
+    "path_in",
     "validate_command",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -137,8 +138,9 @@ def _explain(invalid: ValidationError, value: dict[str, Any]) -> InvalidArgument
         first = others[0]
     kind, came = first["type"], _json_type(first["input"])
     if kind == "missing":
-        return InvalidArgument(_path((*first["loc"][:-1],), value, first["loc"][-1]), "expected, but it is not there")
-    field = _path(first["loc"], value)
+        missing = [*path_in(value, first["loc"][:-1]), str(first["loc"][-1])]
+        return InvalidArgument(".".join(missing), "expected, but it is not there")
+    field = ".".join(path_in(value, first["loc"]))
     if kind == "string_type" and "list" in str(others[:1]):
         return InvalidArgument(field, f"expected a string or a list of content blocks, got {came}")
     expected = _EXPECTED.get(kind, "{expected}").format_map({"expected": first["msg"], **first.get("ctx", {})})
@@ -162,7 +164,7 @@ _EXPECTED = {
 }
 
 
-def _path(location: tuple[int | str, ...], value: Any, *missing: int | str) -> str:
+def path_in(value: Any, location: Iterable[int | str]) -> list[str]:
     """The part of pydantic's path that the client wrote: a union's branches add names of their own."""
     found: list[str] = []
     for part in location:
@@ -171,7 +173,7 @@ def _path(location: tuple[int | str, ...], value: Any, *missing: int | str) -> s
         except (LookupError, TypeError):
             continue
         found.append(str(part)[:64])
-    return ".".join([*found, *map(str, missing)])
+    return found
 
 
 def _with_id(error: ThreadwireError, command_id: str | None) -> ThreadwireError:
