@@ -39,11 +39,11 @@ async def test_a_token_is_renewed(serve: Serve) -> None:
     given: list[str] = []
 
     async def token() -> str:
-        given.append("alice" if given else "alice ends in 10")
+        given.append("alice" if given else "alice ends in 6")
         return given[-1]
 
     async with connect(served.url, token=token) as chat:
-        ends = time.time() + 10
+        ends = time.time() + 6
         await eventually(lambda: time.time() > ends, "the first token has ended")
         assert await chat.send("still there?").text() == "echo: still there?"
         assert chat.state == "live"

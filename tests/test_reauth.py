@@ -35,8 +35,8 @@ async def test_a_credential_that_lasts(serve: Serve) -> None:
 async def test_reauth_keeps_the_connection(serve: Serve) -> None:
     """`reauth` with another token of the same user's goes on beyond the end of the first."""
     served = await serve("graphs:echo", auth=HANDLER)
-    socket = await attach(served, "alice ends in 12")
-    ends = time.time() + 12
+    socket = await attach(served, "alice ends in 6")
+    ends = time.time() + 6
     await socket.until("credential_expiring")
     ack = await socket.ask("reauth", token="alice ends in 3600")
     assert ack["type"] == "ack"
@@ -49,7 +49,7 @@ async def test_reauth_keeps_the_connection(serve: Serve) -> None:
 async def test_reauth_is_the_users_own(serve: Serve) -> None:
     """`reauth` with another user's token, or with none that is good, is refused, and changes nothing."""
     served = await serve("graphs:echo", auth=HANDLER)
-    socket = await attach(served, "alice ends in 10")
+    socket = await attach(served, "alice ends in 6")
     assert (await socket.ask("reauth", token="bob"))["code"] == "forbidden"
     for bad in ("nobody", "alice ends in -1", "refused"):
         assert (await socket.ask("reauth", token=bad))["code"] == "unauthorized"
@@ -89,7 +89,7 @@ async def test_without_auth_reauth_does_nothing(serve: Serve) -> None:
 async def test_a_ticket_ends_with_its_token(serve: Serve) -> None:
     """A connection by ticket lasts no longer than the token the ticket was had for."""
     served = await serve("graphs:echo", auth=HANDLER)
-    ticket = (await call(served, "POST", "/tickets", "alice ends in 8"))[1]["ticket"]
+    ticket = (await call(served, "POST", "/tickets", "alice ends in 5"))[1]["ticket"]
     socket = await attach(served, ticket=ticket)
     await socket.until("credential_expiring")
     assert await socket.closed() == 4401

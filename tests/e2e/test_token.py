@@ -10,7 +10,7 @@ from playwright.async_api import Page, Route, expect
 from conftest import Serve
 from e2e.conftest import Open
 from e2e.steps import answers, asked, button, line, say
-from who import ALICE, BOB, JWT, TOKENS, call, signed
+from who import ALICE, BOB, JWT, TOKENS, call, signed, thread_of
 
 
 async def give(page: Page, token: str) -> None:
@@ -87,12 +87,11 @@ async def test_another_user_sees_nothing_of_it(serve: Serve, open_page: Open) ->
 async def test_a_token_that_ends_is_asked_for_again(serve: Serve, open_page: Open) -> None:
     """When the token has ended the page asks for another, and goes on in the same thread."""
     served = await serve("graphs:echo", auth=JWT)
-    page = await open_page(served.url)
-    await give(page, signed(seconds=30))
-    await expect(line(page, "Live")).to_be_visible()
-    await say(page, "before")
+    page = await open_page(f"{served.url}/#/t/{await thread_of(served, signed(), 'before')}")
+    # Time to connect and no more: all else comes before it, or behind it.
+    await give(page, signed(seconds=12))
     await expect(answers(page)).to_contain_text("echo: before")
-    await expect(line(page, "The server wants a token")).to_be_visible(timeout=90_000)
+    await expect(line(page, "The server wants a token")).to_be_visible(timeout=60_000)
     await give(page, signed())
     await expect(line(page, "Live")).to_be_visible()
     await expect(answers(page)).to_contain_text("echo: before")
