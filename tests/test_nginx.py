@@ -103,7 +103,7 @@ async def test_an_idle_socket_outlives_the_proxys_timeout(
     serve: Serve, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     """Heartbeats keep a socket on which nothing is said, for longer than the proxy lets a silent one live."""
-    timeout, beats = 8, 12
+    timeout, beats = 5, 7
     port = free_port()
     served = await serve("graphs:echo", server=behind(port, heartbeat_seconds=1))
     async with nginx(tmp_path, port, port_of(served), timeout_seconds=timeout) as proxy:
