@@ -118,7 +118,7 @@ class Translator:
         yield from self._step(messages, now)
         yield from self.tools.close(now)
 
-    # --- the rest ---------------------------------------------------------------------------------
+    # --- other events -----------------------------------------------------------------------------
 
     def _retriever_end(self, event: Any, _now: float) -> Iterator[Told]:
         origin = Origin("retriever", event["name"], tuple(event.get("tags") or ()))

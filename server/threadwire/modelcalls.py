@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.utils.utils import LC_AUTO_PREFIX
 
 from threadwire.filters import Answer, Filter, Origin
@@ -88,7 +88,7 @@ class ModelCalls:
 
     def told_whole(self, identity: str, message: BaseMessage) -> bool:
         """Whether tokens and tool calls have told all of a message that a step added; asked once."""
-        if isinstance(message, HumanMessage | ToolMessage) or not isinstance(message, AIMessage):
+        if not isinstance(message, AIMessage):
             return False
         told = self._told_text.pop(identity, None)
         calls = {call["id"] for call in message.tool_calls}
