@@ -15,6 +15,7 @@ os.environ.pop("OPENAI_API_KEY", None)
 
 import aiohttp
 import pytest
+from hypothesis import HealthCheck, settings
 
 import graphs
 from harness import Provider, Served, start_provider
@@ -22,6 +23,10 @@ from process import ServerProcess
 from threadwire import logs
 from threadwire.testing.server import Server, settings_for
 from wiretap import tap
+
+# How long an example takes says how busy the machine is. In CI on top of what Hypothesis itself does there.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 # Before the first server of this process, and for those it starts.
 tap.start()

@@ -284,7 +284,7 @@ async def test_bad_credentials_are_metered(serve: Serve) -> None:
     assert "rate_limited" in codes
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.text(min_size=1, max_size=50), st.integers(0, 42))
 def test_a_token_is_right_or_wrong(name: str, at: int) -> None:
     """A token is its own row's, and with one character changed nobody's."""
@@ -297,7 +297,6 @@ def test_a_token_is_right_or_wrong(name: str, at: int) -> None:
     assert not is_right(parts[1][:at] + other + parts[1][at + 1 :], row)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=100) | st.from_regex(r"tw_[0-9a-f]{15,17}_[A-Za-z0-9_-]{42,44}", fullmatch=True))
 def test_any_text_is_a_token_or_none(text: str) -> None:
     """Reading a token raises nothing, whatever comes."""
@@ -311,7 +310,7 @@ async def test_any_token_is_refused(serve: Serve) -> None:
     printable = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=80)
     asked = []
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=40, suppress_health_check=list(HealthCheck))
     @given(printable | st.sampled_from([ALICE + "x", ALICE.upper(), "bearer." + ALICE, signed()]))
     def collect(token: str) -> None:
         asked.append(token)

@@ -286,6 +286,5 @@ TestJournaledLog = JournaledLogMachine.TestCase
 TestJournaledLog.settings = settings(
     max_examples=60,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -126,7 +126,7 @@ def test_a_key_that_is_none(pem: str) -> None:
         Jwt(JwtSettings(public_key=pem))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 # Not a whole one: with a = behind it, it says the same bits.
 @given(st.text(max_size=60) | st.tuples(st.integers(0, 120), st.characters()).map(lambda at: signed()[: at[0]] + at[1]))
 def test_any_text_is_refused(token: str) -> None:
@@ -134,7 +134,7 @@ def test_any_text_is_refused(token: str) -> None:
     assert asyncio.run(identity({"secret": SECRET}, token)) is None
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10_000), st.sampled_from("Ab0-_"))
 def test_a_changed_token_is_refused(at: int, letter: str) -> None:
     """A token with one character changed is nobody's, but where it says the same bits."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from threadwire.limits import Counts, Rates, address_key, day_of, seconds_left
@@ -61,7 +61,6 @@ def test_a_limit_below_one() -> None:
     limit=st.integers(1, 20),
     steps=st.lists(st.floats(0, 3, allow_nan=False), max_size=100),
 )
-@settings(deadline=None)
 def test_no_window_holds_more_than_a_bucket_and_its_filling(limit: int, steps: list[float]) -> None:
     """Within any ``seconds`` at most twice the limit passes, over long the limit; a wait that is told is true."""
     rates, now, passed = Rates(limit, 1.0), 0.0, []
@@ -219,7 +218,6 @@ def test_who_gives_up_is_passed_over() -> None:
     of_one_user=st.integers(0, 3),
     steps=st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 1_000_000)), max_size=120),
 )
-@settings(deadline=None)
 def test_whatever_happens_the_line_keeps_its_promises(
     at_once: int, of_one_user: int, steps: list[tuple[str, int]]
 ) -> None:

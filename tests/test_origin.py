@@ -12,7 +12,7 @@ import pytest
 import trustme
 from aiohttp import WSServerHandshakeError, web
 from aiohttp.test_utils import make_mocked_request
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Serve, Servers
@@ -78,7 +78,6 @@ origins = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(origins, origins)
 def test_any_two_origins(origin: str, allowed: str) -> None:
     """An origin passes where the other is the same one, as another reader of URLs has it, and nowhere else."""
@@ -90,7 +89,6 @@ def test_any_two_origins(origin: str, allowed: str) -> None:
     assert knows(origin, allowed) is (read(origin) == read(allowed))
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_size=60))
 def test_any_text_is_no_origin(text: str) -> None:
     """Whatever is sent as an Origin raises nothing but a refusal, and is not let in by chance."""
@@ -202,7 +200,6 @@ def test_whose_word_is_taken(peer: str, networks: list[str], forwarded: str, fou
     assert client(peer, networks, X_Forwarded_For=forwarded)[0] == found
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.ip_addresses().map(str) | st.text(st.characters(codec="ascii", exclude_categories=["Cc"])), max_size=4)
 )

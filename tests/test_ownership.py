@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import who
@@ -63,7 +63,6 @@ async def test_a_minted_id_is_its_users() -> None:
     assert not await passes(Ownership(NoRows(), b"x" * 32), alice, ids[0])  # type: ignore[arg-type]
 
 
-@settings(deadline=None)
 @given(st.uuids() | st.text(st.characters(codec="ascii", categories=["L", "Nd"]), min_size=1, max_size=40))
 async def test_no_other_id_is(thread_id: object) -> None:
     """No id that a client makes up is theirs, and the row is looked for, whatever it looks like."""

@@ -160,10 +160,6 @@ json_values = st.recursive(
 field_names = st.sampled_from(sorted({name for model in COMMANDS.values() for name in model.model_fields}))
 
 
-# How long one example takes depends on what else the machine does.
-unhurried = settings(deadline=None, max_examples=60)
-
-
 def refusal(read: Callable[[str | bytes], Any], data: str | bytes) -> ThreadwireError | None:
     """What reading it raised; anything but a named failure fails the test."""
     try:
@@ -183,28 +179,28 @@ def decode_or_refuse(data: str | bytes) -> None:
     assert time.process_time() - started < 2
 
 
-@unhurried
+@settings(max_examples=60)
 @given(st.text() | st.binary())
 def test_any_text_or_bytes_are_answered(data: str | bytes) -> None:
     """Nothing but a named failure comes out of whatever goes in."""
     decode_or_refuse(data)
 
 
-@unhurried
+@settings(max_examples=60)
 @given(json_values)
 def test_any_json_is_answered(value: Any) -> None:
     """Nothing but a named failure comes out of any JSON."""
     decode_or_refuse(json.dumps(value))
 
 
-@unhurried
+@settings(max_examples=60)
 @given(st.sampled_from(sorted(COMMANDS)), st.dictionaries(field_names | st.text(max_size=8), json_values, max_size=6))
 def test_any_fields_are_answered(name: str, fields: dict[str, Any]) -> None:
     """Nothing but a named failure comes out of a known command with any fields."""
     decode_or_refuse(json.dumps({**fields, "type": name}))
 
 
-@unhurried
+@settings(max_examples=60)
 @given(json_values, st.sampled_from(sorted(FRAMES)), st.text() | st.binary())
 def test_any_frame_is_read_or_refused(value: Any, name: str, data: str | bytes) -> None:
     """A client that is sent anything at all gets a frame or a ``BadFrame``."""
@@ -252,7 +248,7 @@ def test_a_number_out_of_range_is_named(came: int) -> None:
 any_text = st.text(st.characters(exclude_categories=()) | st.characters(categories=["Cs"]))
 
 
-@unhurried
+@settings(max_examples=60)
 @given(any_text, st.dictionaries(any_text, st.lists(any_text, max_size=3), max_size=3))
 def test_half_characters_are_sent(text: str, fields: dict[str, Any]) -> None:
     """Text with half a surrogate pair is sent: halves that meet are joined, single ones become U+FFFD."""
@@ -277,7 +273,7 @@ python_values = st.recursive(
 )
 
 
-@unhurried
+@settings(max_examples=60)
 @given(python_values)
 def test_any_object_can_be_sent(value: Any) -> None:
     """Whatever a graph dispatches becomes JSON of bounded size and depth that never tells an address."""
@@ -380,7 +376,7 @@ def test_deep_and_cyclic_objects_can_be_sent() -> None:
         decode_frame(encode({"type": "custom", "seq": 1, "run_id": "r", "name": "n", "data": found}))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(json_values.filter(lambda value: isinstance(value, dict)))
 def test_is_deeper_counts_levels(value: dict[str, Any]) -> None:
     """``is_deeper`` agrees with a plain recursive count."""

@@ -33,7 +33,9 @@ FAILED = ("failed", "error")
 def answer(status: str, body: str, retry_after_ms: int = 1) -> bytes:
     """An HTTP answer that says when to ask again."""
     retry = f"retry-after-ms: {retry_after_ms}"
-    head = (f"HTTP/1.1 {status}", "Content-Type: application/json", retry, f"Content-Length: {len(body)}")
+    # The line is closed behind it: a client that does not know sends its next try into it, now and then.
+    kind = ("Content-Type: application/json", "Connection: close")
+    head = (f"HTTP/1.1 {status}", *kind, retry, f"Content-Length: {len(body)}")
     return "\r\n".join((*head, "", body)).encode()
 
 

@@ -14,9 +14,7 @@ _CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_
 def _run(examples: int, steps: int) -> None:
     run_state_machine_as_test(
         ThreadMachine,
-        settings=settings(
-            max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=_CHECKS
-        ),
+        settings=settings(max_examples=examples, stateful_step_count=steps, suppress_health_check=_CHECKS),
     )
 
 
