@@ -117,30 +117,20 @@ async def assert_whole(served: Served, thread_id: str, frames: Frames) -> None:
 
 
 @pytest.mark.parametrize("about", SHAPES)
-async def test_both_tell_the_same(serve: Serve, provider: Provider, about: str) -> None:
-    """The same run, listened to in both ways: the same texts, usage, messages, calls, results and end."""
+async def test_all_ways_tell_the_same(serve: Serve, provider: Provider, about: str) -> None:
+    """The same run, listened to in three ways: the same texts, usage, messages, calls, results and end.
+
+    They are ``messages``, and ``events``: by callbacks where nobody may see raw events, else by ``astream_events``.
+    """
     for number, (graph, content) in enumerate(SHAPES[about]):
-        served = await serve(graph)
+        plain, raw = await serve(graph), await serve(graph, events={"allow_raw": True})
         found = {}
-        for mode in ("events", "messages"):
-            frames = found[mode] = await turn(served, f"{mode}-{number}", content, mode)
+        for way, served, mode in (("raw", raw, "events"), ("heard", plain, "events"), ("messages", plain, "messages")):
+            frames = await turn(served, f"{way}-{number}", content, mode)
             assert_paired(frames)
-            await assert_whole(served, f"{mode}-{number}", frames)
-        assert told(found["messages"]) == told(found["events"]), (graph, content)
-
-
-@pytest.mark.parametrize("about", SHAPES)
-async def test_callbacks_tell_what_the_events_do(serve: Serve, provider: Provider, about: str) -> None:
-    """Where nobody may see raw events the callbacks are heard, else ``astream_events``: the frames are the same."""
-    for number, (graph, content) in enumerate(SHAPES[about]):
-        found = []
-        for allow_raw in (False, True):
-            served = await serve(graph, events={"allow_raw": allow_raw})
-            frames = await turn(served, f"{allow_raw}-{number}", content, "events")
-            assert_paired(frames)
-            await assert_whole(served, f"{allow_raw}-{number}", frames)
-            found.append(told(frames))
-        assert found[0] == found[1], (graph, content)
+            await assert_whole(served, f"{way}-{number}", frames)
+            found[way] = told(frames)
+            assert found[way] == found["raw"], (way, graph, content)
 
 
 async def test_lines_take_it_too(serve: Serve, provider: Provider) -> None:
