@@ -47,7 +47,7 @@ serve: weights ## Serve on http://127.0.0.1:8000 (ARGS="--port 9000")
 	$(BIN)/threadwire serve $(ARGS)
 
 test: weights ## All tests (ARGS="-k name")
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not torture" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not torture" $(ARGS)
 
 torture: install ## Hundreds of crashes, ten minutes of soak, fuzz (TORTURE_SEED, TORTURE_ROUNDS, TORTURE_SECONDS)
 	$(BIN)/python -m pytest -m torture -s $(ARGS)
