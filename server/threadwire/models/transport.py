@@ -16,9 +16,14 @@ import httpx2
 import openai
 import yarl
 
+from threadwire.busy import Busy
+from threadwire.models.looks import Looks
+
 #: As the SDK's own client has it (``openai._constants.DEFAULT_CONNECTION_LIMITS``).
 MAX_CONNECTIONS = 1000
 KEEPALIVE_SECONDS = 5.0
+#: What is read at a pace.
+EVENTS = "text/event-stream"
 _BODY = "threadwire.body"
 #: What aiohttp raises as httpx2 has it, the first that fits.
 _ERRORS: tuple[tuple[type[Exception], type[httpx2.RequestError]], ...] = (
@@ -46,9 +51,10 @@ def open_http_client(*, use_proxies: bool = True, **options: Any) -> httpx2.Asyn
 class AiohttpTransport(httpx2.AsyncBaseTransport):
     """Sends what httpx2 has prepared; a body is taken whole. Belongs to the event loop of its first request."""
 
-    def __init__(self) -> None:
+    def __init__(self, busy: Busy | None = None) -> None:
         self._ssl = httpx2.create_ssl_context()
         self._session: aiohttp.ClientSession | None = None
+        self._busy = busy or Busy()
         #: What each connection has read last.
         self._reading: dict[Any, aiohttp.StreamReader] = {}
 
@@ -73,7 +79,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         except _RAISED as error:
             raise _as_httpx(error) from error
         self._watch(response)
-        said = Body(response)
+        said = Body(response, self._looks(response))
         return httpx2.Response(
             response.status,
             headers=response.raw_headers,
@@ -89,6 +95,12 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         """Close all connections."""
         if self._session is not None:
             await self._session.close()
+
+    def _looks(self, response: aiohttp.ClientResponse) -> Looks | None:
+        """Where it is events, and not all of them are here."""
+        if response.content_type != EVENTS or response.connection is None or response.connection.transport is None:
+            return None
+        return Looks(self._busy, response.connection.transport)
 
     def _watch(self, response: aiohttp.ClientResponse) -> None:
         """See to it that a connection's end is one for who reads from it.
@@ -130,8 +142,10 @@ def body_of(response: Any) -> AsyncIterator[bytes] | None:
 class Body(httpx2.AsyncByteStream):
     """A response's body as it comes, still compressed; iterating again goes on where it was left."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, looks: Looks | None) -> None:
         self._response = response
+        self._looks = looks
+        self._content = response.content
         self._read = response.content.readany
 
     def __aiter__(self) -> Self:
@@ -144,10 +158,14 @@ class Body(httpx2.AsyncByteStream):
             raise _as_httpx(error) from error
         if not piece:
             raise StopAsyncIteration
+        if self._looks is not None and not self._content.is_eof():
+            self._looks.took(piece)
         return piece
 
     async def aclose(self) -> None:
         """Give the connection back, or close it if the body has not ended."""
+        if self._looks is not None:
+            self._looks.again()
         self._response.release()
 
 
