@@ -11,7 +11,7 @@ clock (times come in as arguments), no log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import is_
 from typing import Any
 
@@ -50,7 +50,7 @@ class Translator:
         self.interrupted = False
         self.usage = self.models.usage
         self.usage_by_model = self.models.usage_by_model
-        self._table: dict[str, Callable[[Any, float], Iterator[Told]]] = {
+        self._table: dict[str, Callable[[Any, float], Iterable[Told]]] = {
             "on_chat_model_start": self.models.start,
             "on_llm_start": self.models.start,
             "on_chat_model_stream": self.models.stream,
@@ -66,10 +66,10 @@ class Translator:
             "on_chain_stream": self._root_stream,
         }
 
-    def feed(self, event: Any, now: float) -> Iterator[Told]:
+    def feed(self, event: Any, now: float) -> Iterable[Told]:
         """The frames one event becomes, each with its origin (None: no filter hides it). ``now`` in seconds."""
         handler = self._table.get(event["event"])
-        return handler(event, now) if handler is not None else iter(())
+        return handler(event, now) if handler is not None else ()
 
     # --- what the run has said so far -------------------------------------------------------------
 

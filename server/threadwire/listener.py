@@ -26,6 +26,9 @@ from langchain_core.tracers._streaming import _StreamingCallbackHandler
 
 from threadwire.marker import Marker, name_of
 
+#: What each token's event is called, by the kind of its model.
+_STREAMED = {"chat_model": "on_chat_model_stream", "llm": "on_llm_stream"}
+
 
 class Listener(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
     """Gives ``hear`` the events of one run; always on the loop, also where a node runs in a thread.
@@ -115,7 +118,7 @@ class Listener(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
             said = token if chunk is None else chunk
         else:
             said = AIMessageChunk(content=token) if chunk is None else chunk.message
-        self._give({**common, "event": f"on_{common['kind']}_stream", "data": {"chunk": said}})
+        self._give({**common, "event": _STREAMED[common["kind"]], "data": {"chunk": said}})
 
     def on_llm_end(self, response: Any, *, run_id: UUID, **_kwargs: Any) -> None:
         first = next((found for generations in response.generations for found in generations), None)

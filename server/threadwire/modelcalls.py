@@ -6,7 +6,7 @@ table it is a part of.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -137,26 +137,33 @@ class ModelCalls:
             self._calls[key] = call
         return call
 
-    def stream(self, event: Any, _now: float) -> Iterator[Told]:
+    def stream(self, event: Any, _now: float) -> Iterable[Told]:
         """``on_chat_model_stream`` and ``on_llm_stream``."""
         call = self._calls.get(event["run_id"]) or self._call(event)
         if not call.visible:
-            return
+            return ()
         chunk = event["data"]["chunk"]
         if not call.parts and (identity := getattr(chunk, "id", None)):
             # The provider's own id may come first and once, and LangChain's in its place after that.
             named = not identity.startswith(LC_AUTO_PREFIX)
             if named or not call.named:
                 call.message_id, call.named = identity, named
-        yield from self._say(call, *_parts_of(chunk))
+        text, reasoning = _parts_of(chunk)
+        if reasoning:
+            return self._say(call, text, reasoning)
+        # No generator: there is one for each token.
+        return (self._token(call, text),) if text else ()
+
+    def _token(self, call: _Call, text: str) -> Told:
+        call.parts.append(text)
+        return self._text("token", call, text), call.text_origin()
 
     def _say(self, call: _Call, text: str, reasoning: str) -> Iterator[Told]:
         if reasoning:
             call.thought = True
             yield self._text("reasoning", call, reasoning), call.origin
         if text:
-            call.parts.append(text)
-            yield self._text("token", call, text), call.text_origin()
+            yield self._token(call, text)
 
     def _text(self, kind: str, call: _Call, content: str) -> dict[str, Any]:
         return {

@@ -7,13 +7,16 @@ test holds against the stock one. Importing this module imports langchain_openai
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
 import langchain_openai
-from langchain_core.messages import AIMessageChunk
-from langchain_core.outputs import ChatGenerationChunk
+import orjson
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from openai import AsyncOpenAI
 from openai.resources.chat import AsyncCompletions
 from pydantic import BaseModel, PrivateAttr, model_validator
@@ -44,6 +47,16 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
             self.async_client = LeanCompletions(self.root_async_client)
         return self
 
+    async def _agenerate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        manager = None if run_manager is None else _in_place(run_manager)
+        return await super()._agenerate_with_cache(messages, stop, manager, **kwargs)
+
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
     ) -> ChatGenerationChunk | None:
@@ -53,6 +66,28 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
             made: ChatGenerationChunk = say(text)
             return made
         return super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
+
+
+class _InPlace(AsyncCallbackManagerForLLMRun):
+    """Calls its handlers for a token and no more: LangChain's own sees what kind each is, and gathers the others."""
+
+    async def on_llm_new_token(self, token: Any, *, chunk: Any = None, **told: Any) -> None:
+        for handler in self.handlers:
+            if not handler.ignore_llm:
+                handler.on_llm_new_token(
+                    token, chunk=chunk, run_id=self.run_id, parent_run_id=self.parent_run_id, tags=self.tags, **told
+                )
+
+
+def _in_place(manager: AsyncCallbackManagerForLLMRun) -> AsyncCallbackManagerForLLMRun:
+    """The same, told tokens sooner where all who listen are called in place and may raise."""
+    for handler in manager.handlers:
+        plain = handler.run_inline and handler.raise_error
+        if not plain or inspect.iscoroutinefunction(handler.on_llm_new_token):
+            return manager
+    made = copy.copy(manager)
+    made.__class__ = _InPlace
+    return made
 
 
 class LeanCompletions:
@@ -72,9 +107,24 @@ class LeanCompletions:
         options: Any = {
             option: parameters.pop(name) for name, option in _OPTIONS.items() if parameters.get(name) is not None
         }
+        content = None if "extra_json" in options else _encoded(parameters)
         return await self._client.post(
-            "/chat/completions", cast_to=object, body=parameters, options=options, stream=True, stream_cls=LeanStream
+            "/chat/completions",
+            cast_to=object,
+            body=None if content else parameters,
+            content=content,
+            options=options,
+            stream=True,
+            stream_cls=LeanStream,
         )
+
+
+def _encoded(parameters: dict[str, Any]) -> bytes | None:
+    """The body as JSON, of which a long conversation makes much; None: there is something that only the SDK knows."""
+    try:
+        return orjson.dumps(parameters)
+    except orjson.JSONEncodeError:
+        return None
 
 
 def _text_of(chunk: dict[str, Any]) -> str | None:

@@ -23,9 +23,34 @@ class LeanStream(AsyncStream[object]):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._decoder: Any = _Decoder(self._decoder, body_of(self.response))
+        self._events: AsyncIterator[Any] = super()._iter_events()
+        # An event that is left to the SDK.
+        self._left: _Event | None = None
 
     def __aiter__(self) -> AsyncIterator[object]:
         return self._iterator
+
+    async def __stream__(self) -> AsyncIterator[object]:
+        """The chunks as long as they are plain, then what the SDK makes of the rest: the end, or an error.
+
+        What it asks of each, whether it be a mapping, takes longer than to read it.
+        """
+        try:
+            async for event in self._events:
+                if (chunk := event.plain()) is None:
+                    self._left = event
+                    break
+                yield chunk
+            async for chunk in super().__stream__():
+                yield chunk
+        finally:
+            await self.response.aclose()
+
+    async def _iter_events(self) -> AsyncIterator[Any]:
+        if self._left is not None:
+            yield self._left
+        async for event in self._events:
+            yield event
 
 
 class _Decoder:
@@ -93,6 +118,16 @@ class _Event:
     def __init__(self, data: str, event: str | None = None) -> None:
         self.data = data
         self.event = event
+
+    def plain(self) -> dict[str, Any] | None:
+        """The chunk, where nothing has to be done about it."""
+        if self.event is not None:
+            return None
+        try:
+            chunk = orjson.loads(self.data)
+        except orjson.JSONDecodeError:
+            return None
+        return chunk if type(chunk) is dict and not chunk.get("error") and _is_plain(chunk) else None
 
     def json(self) -> Any:
         """The chunk."""
