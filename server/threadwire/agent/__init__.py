@@ -19,9 +19,10 @@ from langchain_core.tools import BaseTool
 from langgraph.graph.state import CompiledStateGraph
 
 from threadwire.agent.approval import asking
-from threadwire.agent.content import TakeContent
-from threadwire.agent.context import FitContext, context_budget
+from threadwire.agent.content import TakenContent
+from threadwire.agent.context import ContextBudget, context_budget
 from threadwire.agent.messages import ChatState
+from threadwire.agent.request import FitRequest
 from threadwire.agent.tools import make_tools
 from threadwire.errors import StartupError
 from threadwire.logs import get_logger
@@ -100,9 +101,8 @@ async def open_agent(
             approval = asking(settings.ask_before, mcp)
             middleware.insert(0, approval)
             asks_before = frozenset(approval.interrupt_on)
-        middleware.append(TakeContent(takes))
-        if budget := context_budget(model, settings.max_context_tokens):
-            middleware.append(FitContext(budget))
+        budget = ContextBudget(context_budget(model, settings.max_context_tokens))
+        middleware.append(FitRequest(TakenContent(takes), budget))
         yield BuiltAgent(build_agent(model, settings.system_prompt, tools, middleware), asks_before)
 
 

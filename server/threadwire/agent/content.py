@@ -7,27 +7,22 @@ changed.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.messages import AnyMessage, HumanMessage
 
 
-class TakeContent(AgentMiddleware[Any, Any]):
-    """Sends the model the kinds of blocks it ``takes``, and of the others a note, or their text."""
+class TakenContent:
+    """The kinds of blocks a model ``takes``; of the others it gets a note, or their text."""
 
     def __init__(self, takes: Collection[str]) -> None:
-        super().__init__()
         self._takes = frozenset({"text", *takes})
 
-    async def awrap_model_call(
-        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
-    ) -> ModelResponse[Any]:
-        """Put the users' messages into what the model takes."""
+    def of(self, messages: Sequence[AnyMessage]) -> list[AnyMessage]:
+        """The users' messages in what the model takes."""
         # Most are but text, and all of an old thread's come by here.
-        messages = [m if isinstance(m.content, str) else self._taken(m) for m in request.messages]
-        return await handler(request.override(messages=messages))
+        return [m if isinstance(m.content, str) else self._taken(m) for m in messages]
 
     def _taken(self, message: AnyMessage) -> AnyMessage:
         if not isinstance(message, HumanMessage) or isinstance(message.content, str):

@@ -7,11 +7,11 @@ approximately.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
-from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
+from langchain.agents.middleware import ModelRequest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.messages.utils import count_tokens_approximately
@@ -34,23 +34,22 @@ def context_budget(model: BaseChatModel, configured: int | None) -> int | None:
     return int(limit * USABLE) if limit else None
 
 
-class FitContext(AgentMiddleware[Any, Any]):
-    """Keeps each request to the model under ``budget`` tokens."""
+class ContextBudget:
+    """Keeps each request to the model under ``budget`` tokens; None: there is no bound."""
 
-    def __init__(self, budget: int) -> None:
-        super().__init__()
+    def __init__(self, budget: int | None) -> None:
         self._budget = budget
         #: What was counted last, since it takes two milliseconds: the tools, and their tokens.
         self._counted: tuple[list[Any], int] = ([], 0)
 
-    async def awrap_model_call(
-        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
-    ) -> ModelResponse[Any]:
-        """Trim the request's messages; tools and the system prompt take their part of the budget first."""
+    def fit(self, messages: list[AnyMessage], request: ModelRequest[Any]) -> list[AnyMessage]:
+        """The messages trimmed; the request's tools and system prompt take their part of the budget first."""
+        if self._budget is None:
+            return messages
         taken = self._tool_tokens(request.tools)
         if request.system_message:
             taken += _tokens(request.system_message)
-        return await handler(request.override(messages=fit(request.messages, self._budget - taken)))
+        return fit(messages, self._budget - taken)
 
     def _tool_tokens(self, tools: list[Any]) -> int:
         if [id(tool) for tool in tools] != [id(tool) for tool in self._counted[0]]:
