@@ -46,3 +46,19 @@ def test_files_for_all_connections(soft: int, hard: int, sockets: int, then: int
         f"print(process.allow_files({sockets}), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )
     assert run(code) == f"{files_for} {then}"
+
+
+def test_langsmith_asks_no_other_thread() -> None:
+    """What it does for each call that might be traced it does where it is called."""
+    code = (
+        "import asyncio, threading\n"
+        "from langsmith import traceable\n"
+        "from threadwire import process\n"
+        "seen = []\n"
+        "@traceable(enabled=True, process_inputs=lambda found: seen.append(threading.get_ident()) or found)\n"
+        "async def call(value):\n"
+        "    return value\n"
+        "process.trace_in_place()\n"
+        "print(asyncio.run(call(value=3)), seen == [threading.get_ident()])"
+    )
+    assert run(code).endswith("3 True")

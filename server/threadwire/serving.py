@@ -65,6 +65,7 @@ async def _serve(settings: Settings) -> None:
         ssl_context = tls.context(server.tls.cert, server.tls.key)
         site = make_site(settings, runner, server.host, server.port, files_for=sockets, ssl_context=ssl_context)
         url = await listen(site, runner, f"{server.host}:{server.port}", "--port")
+        process.trace_in_place()
         process.calm_garbage_collector()
         _announce(settings, app, url.replace("http", "https", 1) if ssl_context else url)
         await _wait_and_drain(app, server.drain_seconds)
