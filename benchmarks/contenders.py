@@ -110,7 +110,7 @@ class Process:
         self.arguments, self.core, self.port = list(arguments), core, port
         self.url = f"http://127.0.0.1:{port}"
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("THREADWIRE_", "OPENAI_"))}
-        self.environment = clean | {"PYTHONPATH": str(ROOT)} | environment
+        self.environment = clean | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "server")))} | environment
         self.folder = tempfile.mkdtemp(prefix="bench-")
         self.process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] = (Path(self.folder) / "output.txt").open("ab")
