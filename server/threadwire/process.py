@@ -32,7 +32,7 @@ def trace_in_place() -> None:
     """Let LangSmith's ``traceable`` do in place what it has to do.
 
     ``create_agent`` (langchain 1.4) wraps each middleware in one, which asks another thread twice a call what is to be
-    traced, and makes a task: 0.8 ms of CPU a turn, where nothing is traced. Where something is, it is put into a queue.
+    traced, and makes a task: 216 us of CPU where nothing is traced, and 48 in place. What is traced goes into a queue.
     """
     import langsmith
 

@@ -12,7 +12,7 @@ from threadwire.agent.context import ContextBudget
 
 
 class FitRequest(AgentMiddleware[Any, Any]):
-    """Both in one: each middleware around the model is half a millisecond a call."""
+    """Both in one: what LangChain has around each middleware costs more than either."""
 
     def __init__(self, content: TakenContent, budget: ContextBudget) -> None:
         super().__init__()
