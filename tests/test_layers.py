@@ -55,7 +55,7 @@ TABLE: dict[str, set[str]] = {
     "simulate_options": {"arguments", "errors"},
     "simulate": {"errors", "models", "simulate_options"},
     "layers": {"errors", "settings"},
-    "context": {"errors"},
+    "context": {"errors", "protocol"},
     "graph": {"agent", "approvals", "context", "errors", "loading"},
     "toolcalls": {"filters", "history", "jsonsafe"},
     "answers": {"errors", "protocol"},

@@ -243,6 +243,22 @@ def test_a_number_out_of_range_is_named(came: int) -> None:
     assert caught.value.message == f"max_concurrency: expected a number from 1, got {came}"
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ({"type": "batch", "inputs": []}, "inputs: expected at least 1 item(s), got 0"),
+        ({"type": "respond", "responses": {}}, "responses: expected at least 1 item(s), got 0"),
+        ({"type": "ping", "id": "x" * 65}, "id: expected at most 64 characters, got 65"),
+        ({"type": "subscribe", "exclude_tags": ["a"] * 101}, "exclude_tags: expected at most 100 items, got 101"),
+    ],
+)
+def test_a_wrong_length_is_told(command: dict[str, Any], message: str) -> None:
+    """What is too long or too short is told by how long it is, and not by what it is."""
+    with pytest.raises(InvalidArgument) as caught:
+        decode(json.dumps(command))
+    assert caught.value.message == message
+
+
 # --- encode ---------------------------------------------------------------------------------------
 
 any_text = st.text(st.characters(exclude_categories=()) | st.characters(categories=["Cs"]))

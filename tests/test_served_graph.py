@@ -447,11 +447,11 @@ async def test_a_right_context_reaches_the_graph(serve: Serve, write: Write, sch
 @pytest.mark.parametrize(
     ("context", "where"),
     [
-        (None, "context.user"),
-        ({}, "context.user"),
-        ({"level": 3}, "context.user"),
-        ({"user": 5}, "context.user"),
-        ({"user": "ada", "level": "high"}, "context.level"),
+        (None, "context.user: expected, but it is not there"),
+        ({}, "context.user: expected, but it is not there"),
+        ({"level": 3}, "context.user: expected, but it is not there"),
+        ({"user": 5}, "context.user: expected a string, got 5"),
+        ({"user": "ada", "level": "high"}, "context.level: expected a whole number, got the string 'high'"),
         ({"user": "ada", "levle": 3}, "context.levle"),
     ],
     ids=["none", "empty", "missing", "wrong", "wrong default", "extra"],

@@ -326,11 +326,12 @@ async def test_search_refuses(connect: Connect) -> None:
         ({"values": {"a": 1}}, "values"),
         ({"extract": {"a": "values.b"}}, "extract"),
         ({"select": ["secrets"]}, "select"),
-        ({"limit": 0}, "limit"),
-        ({"limit": 1001}, "limit"),
-        ({"offset": -1}, "offset"),
-        ({"sort_by": "thread_id; DROP TABLE threads"}, "sort_by"),
-        ({"status": "asleep"}, "status"),
+        ({"limit": 0}, "limit: expected a number from 1, got 0"),
+        ({"limit": 1001}, "limit: expected a number up to 1000, got 1001"),
+        ({"offset": -1}, "offset: expected a number from 0, got -1"),
+        ({"metadata": ["a"]}, "metadata: expected an object, got a list"),
+        ({"sort_by": "thread_id; DROP TABLE threads"}, "sort_by: expected 'thread_id'"),
+        ({"status": "asleep"}, "status: expected 'idle', 'busy', 'interrupted' or 'error', got the string 'asleep'"),
     ]
     for arguments, field in refusals:
         with pytest.raises(BadRequestError) as refused:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from threadwire.errors import InvalidArgument
 from threadwire.jsonsafe import MAX_VALUE_DEPTH, is_deeper
-from threadwire.protocol import THREAD_ID, WHOLE, check_thread_id, path_in
+from threadwire.protocol import THREAD_ID, WHOLE, check_thread_id, explain, path_in
 from threadwire.snapshots import STATE_FIELDS, THREAD_FIELDS, is_state_field
 from threadwire.storage import ThreadQuery, ThreadSort, ThreadStatus
 
@@ -141,11 +141,11 @@ def check(model: type[Model], body: dict[str, Any]) -> Model:
         found = invalid.errors(include_url=False)[-1]
         unknown = found["type"] == "extra_forbidden"
         message = (
-            f"is not a field of this request, which has {', '.join(model.model_fields)}" if unknown else found["msg"]
+            f"is not a field of this request, which has {', '.join(model.model_fields)}" if unknown else explain(found)
         )
         # What is not there has a path that is nowhere in the body.
         field = ".".join(path_in(known, found["loc"]) or map(str, found["loc"])) or "body"
-        raise InvalidArgument(field, message.removeprefix("Value error, ")) from None
+        raise InvalidArgument(field, message) from None
 
 
 def read_flag(values: Sequence[str], name: str) -> bool:

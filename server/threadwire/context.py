@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from threadwire.errors import InvalidArgument, StartupError
+from threadwire.protocol import explain
 
 #: The field of a context that says who asks.
 USER = "user"
@@ -53,7 +54,7 @@ class ContextSchema:
         except ValidationError as invalid:
             first = invalid.errors(include_url=False)[0]
             where = ".".join(["context", *(str(part) for part in first["loc"])])
-            raise InvalidArgument(where, first["msg"]) from None
+            raise InvalidArgument(where, explain(first)) from None
 
 
 def _type_of_user(schema: Any) -> Any:

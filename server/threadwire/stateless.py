@@ -68,7 +68,8 @@ class StatelessRoutes:
         """One run's log, ``stream: "log"``: JSON patches that make LangChain's RunState."""
         body = await read_object(request)
         if (mode := body.pop("stream", None)) != "log":
-            raise InvalidArgument("stream", f"expected 'log' (a run without a thread has no other), got {mode!r}")
+            came = "nothing" if mode is None else repr(mode)[:64]
+            raise InvalidArgument("stream", f"expected 'log' (a run without a thread has no other), got {came}")
         if not self._allow_raw:
             raise Forbidden("stream: this server lets no run logs out (events.allow_raw).")
         if unknown := sorted(set(body) - {*_FIELDS, "type"}):

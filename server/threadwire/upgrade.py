@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from multidict import MultiMapping
+
 from threadwire.errors import Forbidden, InvalidArgument
 from threadwire.filters import Filter
-from threadwire.protocol import check_thread_id
+from threadwire.protocol import check_thread_id, validate_command
 from threadwire.storage import OnDisconnect
 
 _FILTERS = (
@@ -18,6 +20,8 @@ _FILTERS = (
     "exclude_names",
     "exclude_tags",
 )
+#: Beyond the end of every log. More digits are counted as this much: JSON's numbers have 64 bits.
+_BEYOND = 10**15
 #: One for all connections: each empty set that is made has 216 bytes.
 _NONE: frozenset[str] = frozenset()
 
@@ -36,7 +40,7 @@ class Wanted:
     raw: bool
 
 
-def read_query(query: Mapping[str, str], default_on_disconnect: OnDisconnect, *, allow_raw: bool) -> Wanted:
+def read_query(query: MultiMapping[str], default_on_disconnect: OnDisconnect, *, allow_raw: bool) -> Wanted:
     """Read them; unknown ones are ignored.
 
     Raises:
@@ -56,7 +60,7 @@ def read_query(query: Mapping[str, str], default_on_disconnect: OnDisconnect, *,
         epoch=epoch,
         history=_number(query, "history", 1),
         on_disconnect=read_on_disconnect(query, default_on_disconnect),
-        filter=Filter(**{name: _names(query, name) for name in _FILTERS}),
+        filter=_filter(query),
         raw=raw,
     )
 
@@ -81,9 +85,12 @@ def _number(query: Mapping[str, str], name: str, least: int) -> int | None:
     text = query.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 15 and int(text) >= least):
+    number = -1
+    if text.isascii() and text.isdigit():
+        number = int(text) if len(text) <= 15 else _BEYOND
+    if number < least:
         raise InvalidArgument(name, f"expected a whole number from {least}, got {text[:64]!r}")
-    return int(text)
+    return number
 
 
 def _boolean(query: Mapping[str, str], name: str) -> bool:
@@ -93,5 +100,13 @@ def _boolean(query: Mapping[str, str], name: str) -> bool:
     return text in ("true", "1")
 
 
-def _names(query: Mapping[str, str], name: str) -> frozenset[str]:
-    return frozenset(part for part in query.get(name, "").split(",") if part) or _NONE
+def _filter(query: MultiMapping[str]) -> Filter:
+    """The six lists, each with commas or repeated, and held to what a ``subscribe`` may have."""
+    names = {name: _names(query, name) for name in _FILTERS}
+    if any(names.values()):
+        validate_command({"type": "subscribe", **names})
+    return Filter(**{name: frozenset(found) if found else _NONE for name, found in names.items()})
+
+
+def _names(query: MultiMapping[str], name: str) -> list[str]:
+    return [part for text in query.getall(name, ()) for part in text.split(",") if part]

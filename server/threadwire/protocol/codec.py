@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from threadwire.errors import BadFrame, InvalidArgument, ThreadwireError, UnknownCommand
 from threadwire.jsonsafe import is_deeper
@@ -136,25 +137,42 @@ def _explain(invalid: ValidationError, value: dict[str, Any]) -> InvalidArgument
     if others and first["type"] == "string_type" and isinstance(first["input"], list):
         # Content is text or blocks: blocks are what was meant.
         first = others[0]
-    kind, came = first["type"], _json_type(first["input"])
+    kind, location = first["type"], first["loc"]
     if kind == "missing":
-        missing = [*path_in(value, first["loc"][:-1]), str(first["loc"][-1])]
-        return InvalidArgument(".".join(missing), "expected, but it is not there")
-    field = ".".join(path_in(value, first["loc"]))
+        return InvalidArgument(".".join([*path_in(value, location[:-1]), str(location[-1])]), explain(first))
+    field = ".".join(path_in(value, location))
     if kind == "string_type" and "list" in str(others[:1]):
+        came = _json_type(first["input"])
         return InvalidArgument(field, f"expected a string or a list of content blocks, got {came}")
-    expected = _EXPECTED.get(kind, "{expected}").format_map({"expected": first["msg"], **first.get("ctx", {})})
-    return InvalidArgument(field, f"expected {expected}, got {came}")
+    return InvalidArgument(field, explain(first))
+
+
+def explain(found: ErrorDetails) -> str:
+    """One of pydantic's findings in the words of every refusal: what was expected, and what came."""
+    kind, came = found["type"].replace("_parsing", "_type"), found["input"]
+    if kind == "missing":
+        return "expected, but it is not there"
+    if kind in ("value_error", "assertion_error"):
+        # The words of the field's own check.
+        return found["msg"].partition(", ")[2] or found["msg"]
+    message = {"expected": found["msg"].removeprefix("Input should be "), **found.get("ctx", {})}
+    expected = _EXPECTED.get(kind, "{expected}").format_map(message)
+    counted = kind.startswith(("string_too_", "too_")) and isinstance(came, str | list | dict)
+    return f"expected {expected}, got {len(came) if counted else _json_type(came)}"
 
 
 #: pydantic's error types in JSON's words.
 _EXPECTED = {
     "bool_type": "true or false",
+    "dataclass_type": "an object",
     "dict_type": "an object",
+    "float_type": "a number",
     "greater_than_equal": "a number from {ge}",
+    "int_from_float": "a whole number",
     "int_type": "a whole number",
     "less_than_equal": "a number up to {le}",
     "list_type": "a list",
+    "model_type": "an object",
     "string_pattern_mismatch": "a UUID",
     "string_too_long": "at most {max_length} characters",
     "string_too_short": "at least {min_length} character(s)",
