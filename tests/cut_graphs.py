@@ -455,3 +455,16 @@ def rewrites(_config: Any) -> Any:
         return {"messages": [AIMessage("rewritten", id=answer.id)]}
 
     return _one("model", call)
+
+
+def redacts(_config: Any) -> Any:
+    """The graph writes the user's message again, under its id, before it answers."""
+
+    async def redact(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [HumanMessage("[redacted]", id=state["messages"][-1].id)]}
+
+    async def answer(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"noted: {_text(state)}")]}
+
+    builder: Any = StateGraph(MessagesState).add_node("redact", redact).add_node("answer", answer)
+    return builder.add_edge(START, "redact").add_edge("redact", "answer").compile()

@@ -17,7 +17,7 @@ from langchain_core.callbacks import (
 )
 from langchain_core.documents import Document
 from langchain_core.language_models import LLM, BaseChatModel, FakeListLLM
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, GenerationChunk
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
@@ -31,7 +31,7 @@ from pydantic import BaseModel, SecretStr
 from typing_extensions import TypedDict
 
 from cut_graphs import gates
-from graphs import chat_openai
+from graphs import add, chat_openai, fail
 
 
 class Chunks(BaseChatModel):
@@ -264,6 +264,22 @@ def calls(_config: Any) -> Any:
         return {"messages": [await model.ainvoke(state["messages"])]}
 
     return one("model", call)
+
+
+def by_hand(_config: Any) -> Any:
+    """A node that is no model asks for tools: the same twice, one that fails, and one that there is not."""
+
+    def ask(state: MessagesState) -> dict[str, Any]:
+        if isinstance(state["messages"][-1], ToolMessage):
+            return {"messages": [AIMessage("done")]}
+        asked = [("add", {"a": 1, "b": 2}), ("add", {"a": 1, "b": 2}), ("fail", {}), ("ghost", {})]
+        calls = [{"name": name, "args": args, "id": f"call-{index}"} for index, (name, args) in enumerate(asked)]
+        return {"messages": [AIMessage("", tool_calls=calls)]}
+
+    tools = ToolNode([add, fail], handle_tool_errors=True)
+    builder: Any = StateGraph(MessagesState).add_node("ask", ask).add_node("tools", tools)
+    builder.add_edge(START, "ask").add_conditional_edges("ask", tools_condition).add_edge("tools", "ask")
+    return builder.compile()
 
 
 @tool

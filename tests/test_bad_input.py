@@ -491,7 +491,7 @@ async def test_lists_may_be_repeated(serve: Serve) -> None:
     async with served.session.ws_connect(url) as ws:
         await ws.receive_json()
         await ws.send_json({"type": "send", "content": "hi"})
-        types = []
+        types: list[str] = []
         while not types or types[-1] != "run_finished":
             types.append((await ws.receive_json())["type"])
     assert types[-1] == "run_finished"

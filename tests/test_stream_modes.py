@@ -28,6 +28,7 @@ SHAPES = {
         ("cut_graphs:agent", '/tool note {"text": "this"}'),
         ("cut_graphs:agent", '/tool think {"text": "deep"}'),
         ("stream_graphs:calls", "/tool look {}"),
+        ("stream_graphs:by_hand", "hi"),
     ],
     "graphs": [
         ("graphs:echo", "hi"),
@@ -36,6 +37,7 @@ SHAPES = {
         ("cut_graphs:sync_model", "/tokens 5"),
         ("cut_graphs:two_models", "/tokens 5"),
         ("cut_graphs:rewrites", "/tokens 5"),
+        ("cut_graphs:redacts", "my number is 5"),
         ("cut_graphs:replaced", "/tokens 5"),
         ("cut_graphs:fails", "a secret"),
         ("stream_graphs:nested", "/tokens 7"),
@@ -153,6 +155,26 @@ async def test_messages_shows_no_start_of_tools(serve: Serve, provider: Provider
     frames = await turn(served, "t2", "hi", "messages")
     assert of(frames, "tool_call") == of(frames, "tool_result") == []
     assert [f["message"]["content"] for f in of(frames, "message")][1:] == ["sum: 3"]
+
+
+async def test_calls_that_no_model_asked_for(serve: Serve) -> None:
+    """Where a node's own message asks for tools, calls and results are told of those that ran, in both ways."""
+    served = await serve("stream_graphs:by_hand")
+    for mode in ("events", "messages"):
+        frames = await turn(served, mode, "hi", mode)
+        assert_paired(frames)
+        assert sorted(f["id"] for f in of(frames, "tool_call")) == ["call-0", "call-1", "call-2"], mode
+        assert sorted(f["status"] for f in of(frames, "tool_result")) == ["error", "ok", "ok"]
+
+
+async def test_a_users_message_that_is_written_again(serve: Serve) -> None:
+    """Redacted by the graph, say: its readers are told what the thread now holds."""
+    served = await serve("cut_graphs:redacts")
+    for thread_id, content in (("t1", "my number is 5"), ("t1", "it is 5")):
+        frames = await turn(served, thread_id, content, "events")
+        users = [f["message"] for f in of(frames, "message") if f["message"]["role"] == "user"]
+        assert [message["content"] for message in users] == [content, "[redacted]"]
+        assert len({message["id"] for message in users}) == 1
 
 
 async def test_messages_keeps_the_policy(serve: Serve, provider: Provider) -> None:

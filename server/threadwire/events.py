@@ -40,8 +40,8 @@ class Translator:
         self._key = messages_key
         self.tools = ToolCalls(run_id, policy, marks)
         self.models = ModelCalls(run_id, policy, marks, self.tools)
-        # The current turn's answers as they were told last, by id.
-        self._told_answers: dict[str, dict[str, Any]] = {}
+        # The current turn's messages as they were told last, by id.
+        self._told_messages: dict[str, dict[str, Any]] = {}
         #: The thread's messages as the graph had them at its last step; None before the first.
         self.state: Sequence[BaseMessage] | None = None
         #: The same, in a list that no graph adds to.
@@ -193,17 +193,17 @@ class Translator:
             self.tools.settled()
 
     def _rewritten(self, messages: Sequence[BaseMessage]) -> Iterator[Told]:
-        """Answers that the graph has written once more under their id, perhaps with other calls: tell them again.
+        """What the graph has written once more under its id, perhaps with other calls: tell it again.
 
-        Only the current turn's are looked at.
+        Only the current turn's are looked at: the user's message, and the answers that follow it.
         """
-        begins = next((at for at in range(len(messages), 0, -1) if isinstance(messages[at - 1], HumanMessage)), 0)
+        begins = next((at for at in range(len(messages) - 1, -1, -1) if isinstance(messages[at], HumanMessage)), 0)
         for index in range(begins, len(messages)):
             message = messages[index]
-            if isinstance(message, AIMessage):
+            if isinstance(message, AIMessage | HumanMessage):
                 identity = message_id(message, index)
                 wire = to_wire(message, identity)
-                if self._told_answers.setdefault(identity, wire) != wire:
-                    self._told_answers[identity] = wire
+                if self._told_messages.setdefault(identity, wire) != wire:
+                    self._told_messages[identity] = wire
                     self.tools.rename(wire.get("tool_calls") or ())
                     yield {"type": "message", "message": wire}, None

@@ -158,15 +158,20 @@ class _Calls(BaseCallbackHandler):
         self._parents: dict[UUID, UUID | None] = {}
         self._tools: set[UUID] = set()
         self._left_out: list[dict[str, Any]] = []
+        # The calls that nodes asked for, and no model, by their ids.
+        self._asked: dict[str, Any] = {}
 
     def events(self, message: Any, metadata: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """What one message, or chunk of one, tells."""
         if isinstance(message, ToolMessage):
-            yield {"event": "on_tool_message", "data": {"output": message}}
+            data = {"output": message, "call": self._asked.pop(message.tool_call_id, None)}
+            yield {"event": "on_tool_message", "data": data, "metadata": metadata}
             return
         call = self._by_metadata.get(id(metadata))
         if call is None:
-            # A node added it; the next step's values tell it.
+            # A node added it; the next step's values tell it, and the messages of its tools that they were called.
+            if isinstance(message, AIMessage):
+                self._asked.update((wanted["id"], wanted) for wanted in message.tool_calls if wanted["id"])
             return
         if isinstance(message, AIMessageChunk):
             call.chunks.append(message)

@@ -142,10 +142,16 @@ class ToolCalls:
 
     def message(self, event: Any, now: float) -> Iterator[Told]:
         """What a tool gave, where no event tells of tools but its message comes (``stream: "messages"``)."""
-        message = event["data"]["output"]
+        message, asked = event["data"]["output"], event["data"].get("call")
+        call_id = message.tool_call_id
+        ran = self._marks.tools.get(call_id)
+        if asked is not None and ran is not None and call_id not in self.told and self._policy.passes(ran):
+            # Not asked for by a model that readers see, and called all the same, as ``start`` tells.
+            node = event["metadata"].get("langgraph_node")
+            yield from self.tell(call_id, asked["name"], json_safe(asked["args"]), node, ran)
         status = "error" if message.status == "error" else "ok"
-        self.messages[message.tool_call_id] = message
-        yield from self.result(message.tool_call_id, content_of(message), status, now)
+        self.messages[call_id] = message
+        yield from self.result(call_id, content_of(message), status, now)
 
     def result(self, call_id: str, result: Any, status: str, now: float) -> Iterator[Told]:
         """The result of a call that is open; none where it is not (it has one, or was never told)."""
