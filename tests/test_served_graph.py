@@ -111,6 +111,12 @@ WAYS = {
         async def graph(config):
             yield builder.compile()
         """,
+    "context_manager": """
+        from contextlib import contextmanager
+        @contextmanager
+        def graph(config):
+            yield builder.compile()
+        """,
     "object_with_aenter": """
         class Manager:
             async def __aenter__(self): return builder.compile()
@@ -257,6 +263,11 @@ async def test_a_context_manager_is_left_when_the_start_fails(serve: Serve, writ
         ("raise ValueError('told\\nin two lines')", ["bad.py", "ValueError", "told in two lines"]),
         ("import sys; sys.exit(3)", ["bad.py", "SystemExit"]),
         ("", ["bad.py", "graph"]),
+        ("graphe = 7", ["bad.py has no attribute 'graph'; the nearest there is 'graphe'"]),
+        (
+            "from langgraph.func import entrypoint\n@entrypoint()\nasync def graph(given): return given",
+            ["bad.py:graph is an entrypoint of the functional API", "in a node of a StateGraph"],
+        ),
         ("graph = 7", ["bad.py:graph", "int"]),
         ("graph = 'text'", ["bad.py:graph", "str"]),
         ("graph = None", ["bad.py:graph", "None"]),
@@ -272,10 +283,6 @@ async def test_a_context_manager_is_left_when_the_start_fails(serve: Serve, writ
                 "graph = StateGraph(State).add_node('a', node).add_edge(START, 'a').compile()"
             ),
             ["bad.py:graph", "messages", "MessagesState"],
-        ),
-        (
-            "from langgraph.func import entrypoint\n@entrypoint()\nasync def graph(messages): return messages",
-            ["bad.py:graph"],
         ),
     ],
 )

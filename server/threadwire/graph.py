@@ -1,7 +1,7 @@
 """What is served: the user's graph, or the built-in one, compiled with our checkpointer and store.
 
 ``open_graph("module:attribute", …)`` takes a compiled graph, a ``StateGraph`` builder, a (async) factory of either, or
-an async context manager that gives either. Knows nothing of threads, sockets or frames.
+a context manager, async or not, that gives either. Knows nothing of threads, sockets or frames.
 
 A compiled graph is served as a copy of itself (``Pregel.copy``), so that what its author compiled in (name, cache,
 breakpoints) stays. A copy loses the allow-list that strict deserialisation needs, and would hand the graph's own
@@ -23,6 +23,7 @@ from langgraph.channels.named_barrier_value import NamedBarrierValue, NamedBarri
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.pregel import Pregel
 from langgraph.store.base import BaseStore
 
 from threadwire.approvals import check_answer
@@ -173,6 +174,8 @@ async def _resolve(found: Any, target: str, stack: AsyncExitStack) -> Any:
         try:
             if hasattr(type(found), "__aenter__"):
                 found = await stack.enter_async_context(found)
+            elif hasattr(type(found), "__enter__"):
+                found = stack.enter_context(found)
             elif inspect.isawaitable(found):
                 found = await found
             elif callable(found):
@@ -183,7 +186,10 @@ async def _resolve(found: Any, target: str, stack: AsyncExitStack) -> Any:
             raise StartupError(f"graph: {target} failed: {one_line(error)}") from error
     if isinstance(found, CompiledStateGraph | StateGraph):
         return found
-    expected = "a compiled graph, a StateGraph, a factory or an async context manager of one"
+    if isinstance(found, Pregel):
+        message = f"graph: {target} is an entrypoint of the functional API, which keeps no cut-off turn"
+        raise StartupError(f"{message}; call it in a node of a StateGraph, and serve that")
+    expected = "a compiled graph, a StateGraph, a factory or a context manager of one"
     raise StartupError(f"graph: expected {target} to be {expected}, got {type(found).__name__}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,13 +36,15 @@ def load_target(target: str, key: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError:
-            raise StartupError(f"{key}: {where} has no attribute {attribute!r}") from None
+            near = get_close_matches(part, vars(found) if hasattr(found, "__dict__") else (), n=1)
+            hint = f"; the nearest there is {near[0]!r}" if near else ""
+            raise StartupError(f"{key}: {where} has no attribute {attribute!r}{hint}") from None
     return found
 
 
 def _import_file(path: Path, key: str) -> ModuleType:
     if not path.is_file():
-        raise StartupError(f"{key}: there is no file {path}")
+        raise StartupError(f"{key}: there is no file {path.resolve()}")
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         # As if it were run as a script: its own siblings are importable.
