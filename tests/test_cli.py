@@ -160,6 +160,24 @@ def simulator() -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--port", "70000"], "argument --port: expected a whole number from 0 to 65535; got '70000'"),
+        (["--tokens", "-1"], "argument --tokens: expected a whole number from 1; got '-1'"),
+        (["--rate-limit", "-2"], "argument --rate-limit: expected a whole number from 0; got '-2'"),
+        (["--first-token-ms", "nan"], "argument --first-token-ms: expected a number from 0; got 'nan'"),
+        (["--burst", "half"], "argument --burst: expected a whole number from 1; got 'half'"),
+        (["--error-rate", "200%"], "argument --error-rate: expected a share like 10% or 0.1; got '200%'"),
+    ],
+)
+def test_simulate_refuses(flags: list[str], complaint: str) -> None:
+    """A flag that cannot be is refused with 2, and with what was expected and what came."""
+    done = command("simulate", *flags)
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"{complaint}\n")
+
+
 def test_simulate_serves_until_ctrl_c(simulator: subprocess.Popen[str]) -> None:
     """Simulate says where it listens, answers there, and ends quietly on Ctrl-C."""
     assert simulator.stdout

@@ -585,6 +585,32 @@ async def test_the_first_connection_is_tried_once(server: ScriptedServer) -> Non
             pytest.fail("that is no thread id")
 
 
+@pytest.mark.parametrize(
+    ("url", "options", "message"),
+    [
+        ("127.0.0.1:8000", {}, "url: expected http://HOST:PORT or ws://HOST:PORT/ws, got '127.0.0.1:8000'"),
+        ("localhost:8000", {}, "url: expected http://HOST:PORT or ws://HOST:PORT/ws, got 'localhost:8000'"),
+        ("ftp://127.0.0.1", {}, "url: expected http://HOST:PORT or ws://HOST:PORT/ws, got 'ftp://127.0.0.1'"),
+        ("http://127.0.0.1:1", {"history": 0}, "history: expected a whole number from 1, got 0"),
+        ("http://127.0.0.1:1", {"on_disconnect": "stop"}, "on_disconnect: expected cancel or continue, got 'stop'"),
+        ("http://127.0.0.1:1", {"include_types": "tool"}, "include_types: expected a list, got the string 'tool'"),
+    ],
+)
+async def test_what_cannot_be_is_told_before_connecting(url: str, options: dict[str, Any], message: str) -> None:
+    """An option that no server would take is refused by its name, with what was expected and what came."""
+    with pytest.raises(InvalidArgument) as refused:
+        async with connect(url, **options):
+            pytest.fail("connected")
+    assert refused.value.message == message
+
+
+async def test_a_misspelt_option_is_no_filter() -> None:
+    """An argument that ``connect`` does not have is an error of its caller's, as with any function."""
+    with pytest.raises(TypeError, match="histroy"):
+        async with connect("http://127.0.0.1:1", histroy=5):  # type: ignore[call-arg]
+            pytest.fail("connected")
+
+
 async def test_a_server_that_says_nothing_is_not_waited_for(server: ScriptedServer) -> None:
     """A server that accepts and never says ready fails within the time to open."""
     server.faults.append(Fault("silence", after=0))

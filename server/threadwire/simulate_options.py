@@ -31,7 +31,7 @@ class Options:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add them all; ``read`` makes ``Options`` of what was parsed."""
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8100, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=8100, help="0 takes a free one (default: %(default)s)")
     parser.add_argument(
         "--tokens-per-second",
         type=_not_negative,
@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="milliseconds before its first token (default: %(default)s)",
     )
-    parser.add_argument("--tokens", type=int, metavar="N", help="answer with exactly N tokens (default: a sentence)")
+    parser.add_argument(
+        "--tokens", type=positive, metavar="N", help="answer with exactly N tokens (default: a sentence)"
+    )
     _add_variety(parser)
 
 
@@ -69,7 +71,7 @@ def _add_variety(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rate-limit",
-        type=int,
+        type=_count,
         default=0,
         metavar="N",
         help="requests a minute; more are refused with 429 and Retry-After",
@@ -102,8 +104,24 @@ def _read_script(path: Path | None) -> tuple[tuple[float, str], ...]:
     return script
 
 
+def _port(text: str) -> int:
+    number = int(text) if text.isdecimal() else -1
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 65535; got {text!r}")
+    return number
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0; got {text!r}")
+    return int(text)
+
+
 def _not_negative(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
     if not 0 <= number < float("inf"):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"expected a number from 0; got {text!r}")
     return number

@@ -13,7 +13,8 @@ from yarl import URL
 from threadwire.client.chat import Chat
 from threadwire.client.link import Link
 from threadwire.client.options import Filters, Token
-from threadwire.protocol import SUBPROTOCOL, check_thread_id
+from threadwire.errors import InvalidArgument
+from threadwire.protocol import SUBPROTOCOL, check_thread_id, validate_command
 
 #: How long leaving waits for the server to say goodbye as well.
 CLOSE_SECONDS = 2.0
@@ -56,11 +57,18 @@ async def connect(
         filters: ``include_types`` and the like, as ``Chat.subscribe`` takes them.
 
     Raises:
-        InvalidArgument: ``thread_id`` is none.
+        InvalidArgument: the URL, ``thread_id``, ``history``, ``on_disconnect`` or a filter is not what it should be.
         Disconnected: the first connection failed or was refused.
     """
     if thread_id is not None:
         check_thread_id(thread_id)
+    if history is not None and history < 1:
+        raise InvalidArgument("history", f"expected a whole number from 1, got {history}")
+    if on_disconnect not in (None, "cancel", "continue"):
+        raise InvalidArgument("on_disconnect", f"expected cancel or continue, got {on_disconnect!r}")
+    if unknown := sorted(set(filters) - set(Filters.__annotations__)):
+        raise TypeError(f"connect() got an unexpected keyword argument {unknown[0]!r}")
+    validate_command({"type": "subscribe", **filters})
     target = _socket_url(url)
     fixed = {"thread_id": thread_id, "on_disconnect": on_disconnect}
     target = target.update_query({name: value for name, value in fixed.items() if value is not None})
@@ -108,4 +116,6 @@ async def _token(token: Token | None) -> str | None:
 
 def _socket_url(url: str) -> URL:
     parsed = URL(url)
+    if parsed.scheme not in ("http", "https", "ws", "wss") or not parsed.host:
+        raise InvalidArgument("url", f"expected http://HOST:PORT or ws://HOST:PORT/ws, got {url!r}")
     return parsed.with_path("/ws", keep_query=True) if parsed.path in ("", "/") else parsed
