@@ -374,6 +374,35 @@ async def test_a_state_of_own_types_is_itself_on_the_second_turn(serve: Serve, w
     assert [await answer(served) for _ in range(3)] == ["new", REMEMBERED, REMEMBERED]
 
 
+@pytest.mark.parametrize(("target", "kinds"), [("named", ["NoneType", "Own"]), ("untyped", ["NoneType", "dict"])])
+async def test_the_states_annotations_name_the_types(serve: Serve, write: Write, target: str, kinds: list[str]) -> None:
+    """A class of the graph's own is itself again where the state names it; where it names ``Any``, it is a dict."""
+    write(
+        "kinds.py",
+        """
+        from dataclasses import dataclass
+        from typing import Any
+
+        @dataclass
+        class Own:
+            number: int
+
+        class Named(MessagesState):
+            own: Own
+
+        class Untyped(MessagesState):
+            own: Any
+
+        def tell(state):
+            return {"own": Own(1), "messages": [AIMessage(type(state.get("own")).__name__)]}
+
+        named, untyped = (StateGraph(s).add_node("tell", tell).add_edge(START, "tell") for s in (Named, Untyped))
+        """,
+    )
+    served = await serve(f"kinds.py:{target}")
+    assert [await answer(served) for _ in range(2)] == kinds
+
+
 async def test_a_state_of_own_types_is_itself_after_a_cut_off_turn(serve: Serve, write: Write) -> None:
     """Making a cancelled turn whole reads and writes the state, and leaves its types what they are."""
     write_stateful(write, "stateful.py")
