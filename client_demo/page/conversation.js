@@ -169,6 +169,11 @@ export class Conversation {
   _onMessage(message) {
     if (message.role === "user") {
       const known = this._byId.get(message.id);
+      if (known?.kind === "user" && known.status === "sent" && known.runId === this.run) {
+        // The graph has written it again, redacted, say: it stays where it is.
+        this._set(known, { content: message.content });
+        return;
+      }
       // Its turn has come: it stands after all that was said, before what still waits.
       if (known !== undefined) this._remove(known);
       this._add({ kind: "user", id: message.id, content: message.content, status: "sent", runId: this.run, note: "" });

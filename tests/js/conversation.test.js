@@ -73,6 +73,17 @@ test("a turn", () => {
   assert.equal(talk.run, null);
 });
 
+test("a user's message that the graph writes again changes where it stands", () => {
+  attach();
+  begin("r1", "u1");
+  take(token("r1", "noted"));
+  take(user("u1", "[redacted]"));
+  take(end("r1"));
+  assert.deepEqual(shown(), ["user:u1:sent", "assistant:noted:complete"]);
+  const [first] = talk.entries;
+  assert.equal("content" in first && first.content, "[redacted]");
+});
+
 test("what waits stands last, and takes its place when its turn comes", () => {
   attach();
   begin("r1", "u1");
