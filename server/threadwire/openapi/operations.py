@@ -40,7 +40,7 @@ def _query(name: str, schema: dict[str, Any], what: str = "") -> dict[str, Any]:
 _TEXT = {"type": "string"}
 _STATUS = {"type": "object", "properties": {"status": _TEXT}, "required": ["status"]}
 _FLAG = {"enum": ["true", "false", "1", "0"]}
-_NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15 - 1}
+_NUMBER = {"type": "integer", "minimum": 0}
 _THREAD_ID = _path("thread_id", {"type": "string", "pattern": THREAD_ID})
 _RUN_ID = _path("run_id", {"type": "string", "pattern": RUN_ID})
 _CHECKPOINT_ID = _path("checkpoint_id", {"type": "string", "minLength": 1, "maxLength": 128})
@@ -55,7 +55,7 @@ _ON_DISCONNECT = _query(
     "on_disconnect", {"enum": ["cancel", "continue"]}, "What the run does when this client goes away"
 )
 _FILTERS = tuple(
-    _query(f"{way}_{what}", _TEXT, "As the field of subscribe, comma-separated")
+    _query(f"{way}_{what}", _TEXT, "As the field of subscribe, with commas or repeated")
     for way in ("include", "exclude")
     for what in ("types", "names", "tags")
 )
