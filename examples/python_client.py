@@ -19,7 +19,7 @@ from typing import Any
 from threadwire.client import Disconnected, TurnLost, connect
 from threadwire.protocol import AckFrame, GapFrame, RunFinishedFrame, TokenFrame, ToolCallFrame, ToolResultFrame
 
-URL = os.environ.get("THREADWIRE_URL", "http://127.0.0.1:8000")
+URL = os.environ.get("SERVER_URL", "http://127.0.0.1:8000")
 
 
 async def talk(messages: list[str]) -> int:

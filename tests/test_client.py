@@ -688,7 +688,7 @@ async def test_the_example_runs(serve: Serve) -> None:
         str(Path(__file__).parents[1] / "examples" / "python_client.py"),
         "hi",
         "again",
-        env={**os.environ, "THREADWIRE_URL": served.url},
+        env={**os.environ, "SERVER_URL": served.url},
         stdout=asyncio.subprocess.PIPE,
     )
     async with asyncio.timeout(SECONDS):

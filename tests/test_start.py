@@ -87,6 +87,8 @@ async def node(state):
         sys.exit(3)
     if text == "task":
         await asyncio.create_task(asyncio.to_thread(sys.exit, 3))
+    if text == "interrupt":
+        raise KeyboardInterrupt
 
 graph = StateGraph(MessagesState).add_node("node", node).add_edge(START, "node")
 """
@@ -95,12 +97,15 @@ graph = StateGraph(MessagesState).add_node("node", node).add_edge(START, "node")
 async def test_sys_exit_in_a_graph_fails_its_run(
     servers: Servers, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    """A node that calls ``sys.exit()``, itself or in a task or thread of its own, ends its run and not the server."""
+    """A node that calls ``sys.exit()``, itself or in a task or thread of its own, ends its run and not the server.
+
+    So does one that raises what Ctrl-C raises in a program of its own.
+    """
     (tmp_path / "quitter.py").write_text(QUITTER)
     server = servers("server")
     await server.start("quitter.py:graph")
     socket = await server.served(session).attach("t1")
-    for content, status in (("node", "failed"), ("task", "failed"), ("hi", "completed")):
+    for content, status in (("node", "failed"), ("task", "failed"), ("interrupt", "failed"), ("hi", "completed")):
         assert (await socket.turn(content))[-1]["status"] == status
     server.signal(signal.SIGTERM)
     assert await server.ended() == 0

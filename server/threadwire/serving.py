@@ -34,13 +34,18 @@ def serve(settings: Settings, *, debug: bool = False) -> int:
 def _run(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -> None:
     """Run ``main`` to its end, whatever the tasks beside it raise.
 
-    A loop ends on the SystemExit of any task, and a node or a tool may call ``sys.exit()``, as what was written for the
-    command line does. It fails its run, as any other exception would.
+    A loop ends on the SystemExit or KeyboardInterrupt of any task, and a node or a tool may call ``sys.exit()``, as
+    what was written for the command line does. It fails its run, as any other exception would.
     """
     task = loop.create_task(main)
     while not task.done():
-        with suppress(SystemExit):
-            loop.run_until_complete(task)
+        try:
+            with suppress(SystemExit):
+                loop.run_until_complete(task)
+        except KeyboardInterrupt:
+            # Once ``main`` has the signal, Ctrl-C raises nothing: it was a node.
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                raise
     task.result()
 
 
