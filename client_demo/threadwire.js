@@ -286,7 +286,7 @@ class Chat extends Audience {
   /** @param {import("./threadwire.d.ts").Answer | import("./threadwire.d.ts").ErrorFrame} frame */
   _onAnswer(frame) {
     this._commands.take(frame);
-    if (frame.type === "ack") this._turns.acknowledged(frame);
+    if (frame.type === "ack" && this._turns.acknowledged(frame)) this._recovery.start(this.ready?.seq ?? 0);
     else if (frame.type === "pong") this._position.skipTo(frame.seq);
     else if (frame.type === "error" && frame.id === null) this._publish(frame);
   }

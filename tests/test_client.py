@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -442,6 +443,18 @@ async def test_a_repeated_turn_whose_end_is_gone_raises(server: ScriptedServer) 
         with pytest.raises(TurnLost):
             await turn.text()
     assert len(server.runs) == 1
+
+
+async def test_what_another_chat_has_said_is_not_said_again(server: ScriptedServer) -> None:
+    """A message sent under the names of one that was answered before this chat began: its turn is over, and says so."""
+    names = {"run_id": str(uuid.uuid4()), "message_id": "m"}
+    async with talking(server) as chat:
+        await chat.send("hi", **names).text()
+    async with talking(server) as chat:
+        with pytest.raises(TurnLost):
+            await chat.send("hi", **names).text()
+        await chat.send("and on").text()
+    assert len(server.runs) == 2
 
 
 async def test_a_gap_on_a_living_connection(server: ScriptedServer) -> None:

@@ -173,10 +173,16 @@ export class Turns {
     this.doubted = new Set(this.open().flatMap((turn) => (this._ahead.has(turn.runId) ? [] : [turn.runId])));
   }
 
-  /** A repeated command was already known: its run may have come and gone. @param {AckFrame} ack */
+  /**
+   * A command was acknowledged. One that was already known may have had its run come and gone: then that is in doubt.
+   *
+   * @param {AckFrame} ack
+   */
   acknowledged(ack) {
     const runId = ack.run_id;
-    if (ack.duplicate && runId != null && this._open.has(runId) && !this._ahead.has(runId)) this.doubted.add(runId);
+    const doubt = ack.duplicate && runId != null && this._open.has(runId) && !this._ahead.has(runId);
+    if (doubt) this.doubted.add(runId);
+    return doubt;
   }
 
   /** Take out the turns whose doubt is decided: they are over. Ask when all of the log is behind us. */

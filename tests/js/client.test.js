@@ -1,5 +1,6 @@
 /** The JavaScript client against the real server, over lines that break. */
 import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
 import { after, before } from "node:test";
 import { CommandFailed, Disconnected, TurnFailed, TurnLost } from "../../client_demo/threadwire.js";
 import { Proxy, Script, Server, chatWith, eventually, ready, test, textOf } from "./harness.js";
@@ -172,6 +173,23 @@ test("a turn whose end was told while nobody listened is lost to its client, wit
   await assert.rejects(turn.finished, (error) => {
     assert.ok(error instanceof TurnLost);
     assert.equal(error.history?.messages.at(-1)?.role, "assistant");
+    return true;
+  });
+  assert.match(await chat.send("and on").text(), /and on/);
+});
+
+test("what another chat has said already is not said again; its turn is lost, with what it left", async () => {
+  const names = { runId: randomUUID(), messageId: randomUUID() };
+  const first = chatWith({ url: server.url, threadId: "said-before" }).chat;
+  const text = await first.send("once", names).text();
+  const { chat } = chatWith({ url: server.url, threadId: "said-before" });
+  await chat.opened;
+  await assert.rejects(chat.send("once", names).finished, (error) => {
+    assert.ok(error instanceof TurnLost);
+    assert.deepEqual(
+      error.history?.messages.map((message) => message.content),
+      ["once", text],
+    );
     return true;
   });
   assert.match(await chat.send("and on").text(), /and on/);

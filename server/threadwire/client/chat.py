@@ -308,7 +308,8 @@ class Chat:
     def _on_answer(self, frame: AckFrame | ErrorFrame | HistoryFrame | PongFrame) -> None:
         self._commands.take(frame)
         if isinstance(frame, AckFrame):
-            self._turns.acknowledged(frame)
+            if self._turns.acknowledged(frame):
+                self._recovery.start(self.ready.seq)
         elif isinstance(frame, PongFrame):
             self._position.skip_to(frame.seq)
         elif isinstance(frame, HistoryFrame) and frame.id is None:

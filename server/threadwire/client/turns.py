@@ -64,10 +64,12 @@ class Turns:
             self._decidable = set()
             self.doubted = {turn.run_id for turn in self.open()} - self._ahead
 
-    def acknowledged(self, ack: AckFrame) -> None:
-        """A repeated command was already known: its run may have come and gone."""
-        if ack.duplicate and ack.run_id in self._open and ack.run_id not in self._ahead:
-            self.doubted.add(ack.run_id)
+    def acknowledged(self, ack: AckFrame) -> bool:
+        """Whether there is doubt: a command that was already known may have had its run come and gone."""
+        if not ack.duplicate or ack.run_id not in self._open or ack.run_id in self._ahead:
+            return False
+        self.doubted.add(ack.run_id)
+        return True
 
     def lost(self) -> list[Turn]:
         """Take out the turns whose doubt is decided: they are over. Ask when all of the log is behind us."""
