@@ -55,11 +55,18 @@ async function ticket() {
   }
 }
 
-/** The latest first. @param {{query?: string, limit: number, offset?: number}} page @returns {Promise<Thread[]>} */
-export async function searchThreads({ query, limit, offset = 0 }) {
-  const select = ["thread_id", "updated_at", "status", "metadata"];
-  const body = { sort_by: "updated_at", limit, offset, select, ...(query ? { query } : {}) };
+const SELECT = ["thread_id", "updated_at", "status", "metadata"];
+
+/** The latest first. @param {{query: string, limit: number}} page @returns {Promise<Thread[]>} */
+export async function searchThreads({ query, limit }) {
+  const body = { sort_by: "updated_at", limit, select: SELECT, ...(query ? { query } : {}) };
   return (await request("POST", "threads/search", body)).json();
+}
+
+/** One thread, or none. @param {string} id @returns {Promise<Thread[]>} */
+export async function findThread(id) {
+  if (id === "") return [];
+  return (await request("POST", "threads/search", { ids: [id], select: SELECT })).json();
 }
 
 /** @param {string} id @param {string} title */

@@ -19,6 +19,11 @@ export class Composer {
     this._doors = doors;
     /** @type {Block[]} */
     this._blocks = [];
+    /** Files are read one after another: each has the room that those before it have left. */
+    this._reading = Promise.resolve();
+    this._unread = 0;
+    /** Whether to send as soon as all files are read. */
+    this._sending = false;
     this.box = h("textarea", {
       id: "message",
       "aria-label": "Message",
@@ -57,7 +62,14 @@ export class Composer {
   }
 
   /** Take files into the message. @param {File[]} files */
-  async attach(files) {
+  attach(files) {
+    this._unread += files.length;
+    this._reading = this._reading.then(() => this._read(files));
+    return this._reading;
+  }
+
+  /** @param {File[]} files */
+  async _read(files) {
     for (const file of files) {
       const used = this._blocks.reduce((sum, block) => sum + JSON.stringify(block).length, 0);
       const max = this._doors.maxBytes();
@@ -66,11 +78,14 @@ export class Composer {
         this._blocks.push(block);
         this._chips.append(this._chip(block, file.name));
       } catch (error) {
+        this._sending = false;
         this._doors.complain(error instanceof Error ? error.message : String(error));
       }
+      this._unread -= 1;
     }
     this._fit();
     this.box.focus();
+    if (this._sending && this._unread === 0) this._submit();
   }
 
   /** @param {Block} block @param {string} name */
@@ -91,7 +106,8 @@ export class Composer {
   _submit() {
     // Half a surrogate pair, as an input method can leave it, is nothing that can be sent.
     const text = this.box.value.trim().replace(/\p{Surrogate}/gu, "\ufffd");
-    if (text === "" && this._blocks.length === 0) return;
+    this._sending = this._unread > 0;
+    if (this._sending || (text === "" && this._blocks.length === 0)) return;
     const content = this._blocks.length === 0 ? text : [...(text ? [{ type: "text", text }] : []), ...this._blocks];
     this.box.value = "";
     this._blocks = [];

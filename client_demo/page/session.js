@@ -89,15 +89,19 @@ export class Session extends EventTarget {
 
   /** Read an older page, if there is one. */
   async older() {
-    const { before } = this.conversation;
-    if (before === null || this._loading) return false;
+    if (this._loading) return;
     this._loading = true;
     try {
-      this.conversation.prepend(await this.chat.history({ before, limit: OLDER_PAGE }));
-      return true;
+      let before;
+      // Where the thread has been read again meanwhile, from its end, the page does not join what is here.
+      while ((before = this.conversation.before) !== null) {
+        const page = await this.chat.history({ before, limit: OLDER_PAGE });
+        if (before !== this.conversation.before) continue;
+        this.conversation.prepend(page);
+        break;
+      }
     } catch (error) {
       this._complain(error);
-      return false;
     } finally {
       this._loading = false;
     }

@@ -3,7 +3,7 @@
  *
  * @typedef {import("./api.js").Thread} Thread
  */
-import { deleteThread, exportThread, renameThread, searchThreads, titleOf } from "./api.js";
+import { deleteThread, exportThread, findThread, renameThread, searchThreads, titleOf } from "./api.js";
 import { h, icon, iconButton } from "./dom.js";
 
 const PAGE = 40;
@@ -24,6 +24,8 @@ export class Sidebar {
     /** @type {Thread[]} */
     this._threads = [];
     this._current = "";
+    /** The titles that are known, also of threads that are not in the list. @type {Map<string, string>} */
+    this._titles = new Map();
     this._limit = PAGE;
     this._asked = 0;
     /** Deleted, and not yet final. @type {Map<string, ReturnType<typeof setTimeout>>} */
@@ -73,6 +75,9 @@ export class Sidebar {
       const threads = await searchThreads({ query: this._search.value.trim(), limit: this._limit + 1 });
       if (asked !== this._asked) return; // a later question has been asked
       this._threads = threads;
+      const current = this._current;
+      const others = threads.some((thread) => thread.thread_id === current) ? [] : await findThread(current);
+      for (const thread of [...threads, ...others]) this._titles.set(thread.thread_id, titleOf(thread));
       this.redraw();
     } catch (error) {
       this._doors.complain(error);
@@ -87,8 +92,7 @@ export class Sidebar {
 
   /** The title of a thread, as far as it is known. @param {string} id */
   titleOf(id) {
-    const thread = this._threads.find((each) => each.thread_id === id);
-    return thread === undefined ? "" : titleOf(thread);
+    return this._titles.get(id) ?? "";
   }
 
   redraw() {
@@ -184,7 +188,9 @@ export class Sidebar {
       if (keep && title !== "" && title !== titleOf(thread)) {
         try {
           await renameThread(thread.thread_id, title);
-          thread.metadata.title = title;
+          this._titles.set(thread.thread_id, title);
+          // The list may have been read meanwhile.
+          for (const each of this._threads) if (each.thread_id === thread.thread_id) each.metadata.title = title;
         } catch (error) {
           this._doors.complain(error);
         }
@@ -230,7 +236,11 @@ export class Sidebar {
       this._deleting.delete(id);
       void this.refresh();
     };
-    deleteThread(id).then(done, (error) => (done(), this._doors.complain(error)));
+    const gone = () => {
+      this._threads = this._threads.filter((thread) => thread.thread_id !== id);
+      done();
+    };
+    deleteThread(id).then(gone, (error) => (done(), this._doors.complain(error)));
   }
 
   _showMore() {

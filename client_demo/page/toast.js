@@ -13,7 +13,7 @@ export class Toasts {
    */
   show(text, { action, act, ms = 8000 } = {}) {
     // What is said already need not be said twice.
-    for (const said of this.element.children) if (said.firstChild?.textContent === text) said.remove();
+    for (const said of this._passing()) if (said.firstChild?.textContent === text) said.remove();
     const timer = setTimeout(() => away(), ms);
     const away = () => {
       clearTimeout(timer);
@@ -23,13 +23,20 @@ export class Toasts {
       action && h("button", { type: "button", class: "text-button", text: action, onClick: () => (away(), act?.()) });
     const toast = h(
       "div",
-      { class: "toast" },
+      { class: action ? "toast" : "toast passing" },
       h("span", { text, dir: "auto" }),
       button,
       iconButton("close", "Dismiss", away),
     );
     this.element.append(toast);
-    while (this.element.childElementCount > 4) this.element.firstElementChild?.remove();
+    this._passing()
+      .slice(0, -4)
+      .forEach((old) => old.remove());
     return away;
+  }
+
+  /** Those that only say something. What can be taken back can be for as long as was said. */
+  _passing() {
+    return [...this.element.querySelectorAll(".passing")];
   }
 }

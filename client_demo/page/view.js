@@ -77,6 +77,8 @@ export class View {
   scrollToEnd() {
     this._following = true;
     this._scroller.scrollTop = this._scroller.scrollHeight;
+    // Where the end has come nearer this goes up, and is no reader who does.
+    this._lastTop = this._scroller.scrollTop;
   }
 
   _reset() {
@@ -150,7 +152,7 @@ export class View {
   }
 
   _follow() {
-    if (this._following) this._scroller.scrollTop = this._scroller.scrollHeight;
+    if (this._following) this.scrollToEnd();
     this._toEnd.hidden = this._following;
   }
 

@@ -92,6 +92,34 @@ async def test_a_fast_answer_is_whole_and_nothing_jumps(serve: Serve, open_page:
     assert await page.evaluate("window.shifts.reduce((a, b) => a + b, 0)") < 0.1
 
 
+async def test_the_end_is_followed_also_where_it_comes_nearer(serve: Serve, open_page: Open) -> None:
+    """What gets shorter and longer again while it is followed does not look like a reader who scrolls up."""
+    served = await serve(f"{SHOWCASE}:repeating")
+    page = await open_page(served.url)
+    await say(page, "hello")
+    await expect(button(page, "Answer again")).to_be_visible()
+    followed = await page.evaluate(
+        """async () => {
+          const end = document.querySelector('.to-end');
+          const text = document.querySelector('.answer-text').appendChild(document.createElement('p'));
+          const frame = () => new Promise(requestAnimationFrame);
+          let followed = true;
+          for (let round = 0; round < 10; round++) {
+            text.style.height = '3000px';
+            for (let i = 0; i < 3; i++) await frame();
+            text.style.height = '2985px';
+            // After this frame has been drawn, and before the scroll event of the next one.
+            await new Promise((go) => setTimeout(go));
+            text.style.height = '3000px';
+            for (let i = 0; i < 3; i++) await frame();
+            followed &&= end.hidden;
+          }
+          return followed;
+        }"""
+    )
+    assert followed
+
+
 async def test_a_reader_who_looks_back_is_left_there(serve: Serve, open_page: Open) -> None:
     """Whoever scrolls up while an answer grows stays where they are, and finds a way back to the newest words."""
     served = await serve()
