@@ -5,6 +5,7 @@ import { h, iconButton } from "./dom.js";
 import { Drawer } from "./drawer.js";
 import { LineView, WANTS_TOKEN } from "./line.js";
 import { loadLibraries } from "./markdown.js";
+import { outbox } from "./outbox.js";
 import { Sessions } from "./session.js";
 import { Sidebar } from "./sidebar.js";
 import { Toasts } from "./toast.js";
@@ -53,7 +54,8 @@ class Page {
       { class: "icon-button menu-button", "aria-controls": "sidebar", "aria-expanded": "false" },
     );
     /** @type {import("./session.js").Session} */
-    this._session = this._sessions.enter(this._idInAddress());
+    this._session = this._sessions.enter(this._idInAddress(), this._idInAddress() ?? begunBefore());
+    this._sessions.resume();
   }
 
   start() {
@@ -145,6 +147,7 @@ class Page {
       this._line.show(line);
       if (line.state === "closed" && WANTS_TOKEN.has(line.code ?? 0)) void this._askForToken();
     });
+    session.addEventListener("say", (event) => this._say(/** @type {CustomEvent} */ (event).detail));
     session.addEventListener("problem", (event) => this._complain(/** @type {CustomEvent} */ (event).detail));
     session.chat.addEventListener("frame", ({ detail: frame }) => {
       if (frame.type === "ready" && session === this._session) this._name();
@@ -199,14 +202,15 @@ class Page {
   }
 
   _reconnect() {
-    const { threadId } = this._session;
+    const { threadId, key, said } = this._session;
     this._sessions.drop(this._session);
-    this._enter(this._sessions.enter(threadId));
+    this._enter(this._sessions.enter(said ? threadId : null, said ? key : null));
   }
 
   async _askForToken() {
     if (await askForToken()) {
       this._reconnect();
+      this._sessions.resume();
       void this._sidebar.refresh();
     }
   }
@@ -256,6 +260,9 @@ class Page {
     }
   }
 }
+
+/** A chat without a thread that something waits in since before the page was loaded. */
+const begunBefore = () => [...outbox.chats()].find((key) => !THREAD.test(`#/t/${key}`)) ?? null;
 
 /** What an empty thread shows. @param {(text: string) => void} say */
 function greeting(say) {

@@ -6,17 +6,26 @@
  * @typedef {import("../threadwire.d.ts").Turn} Turn
  */
 import { CommandFailed, Disconnected, TurnLost, connect } from "../threadwire.js";
+import { uuid } from "../threadwire/upgrade.js";
 import { identification } from "./api.js";
 import { Conversation } from "./conversation.js";
+import { outbox } from "./outbox.js";
 
+/** What no thread is called: the key of a chat that the server has given no thread yet begins so. */
+const NEW = "+";
+/** Ends after which another connection may take what this one could not: ours, and those that a token mends. */
+const MENDED = new Set([1000, 4401, 4408]);
 /** Messages that come with a connection, and with each older page. */
 const PAGE = 60;
 const OLDER_PAGE = 100;
 
 export class Session extends EventTarget {
-  /** @param {string | null} threadId null: a new one @param {import("../threadwire.d.ts").Filters} filters */
-  constructor(threadId, filters) {
+  /** @param {string | null} key of a chat that was there before; null: a new one @param {import("../threadwire.d.ts").Filters} filters */
+  constructor(key, filters) {
     super();
+    const threadId = key === null || key.startsWith(NEW) ? null : key;
+    /** What it is called in this tab: its thread, once it has one. */
+    this.key = key ?? NEW + uuid();
     /** Whether something has been said in it, so that it is worth an address. */
     this.said = threadId !== null;
     this.conversation = new Conversation();
@@ -26,11 +35,16 @@ export class Session extends EventTarget {
     this.chat = connect({ threadId: threadId ?? undefined, history: PAGE, filters, ...identification });
     this.chat.addEventListener("frame", ({ detail: frame }) => {
       // What a node of the graph does in place of a tool is told by no frame of its own, but it is in the thread.
+      if (frame.type === "ready" && frame.thread_id !== this.key) {
+        outbox.rename(this.key, frame.thread_id);
+        this.key = frame.thread_id;
+      }
       const untold = frame.type === "run_finished" && this.conversation.hasOpenCalls(frame.run_id);
       this.conversation.take(frame);
       if (untold && frame.type === "run_finished" && frame.status !== "interrupted") void this.reload();
       if (frame.type === "run_started" || frame.type === "run_finished") this.dispatchEvent(new Event("run"));
     });
+    for (const { content, messageId, runId } of outbox.of(this.key)) this.send(content, { messageId, runId });
   }
 
   /** Its id; of a new one null, until the server has given it one. */
@@ -43,14 +57,34 @@ export class Session extends EventTarget {
     return this.open > 0 || this.conversation.run !== null;
   }
 
-  /** @param {Content} content @param {import("../threadwire.d.ts").SendOptions} [options] */
-  send(content, options) {
-    const turn = this.chat.send(content, options);
+  /** @param {Content} content @param {{messageId: string, runId: string}} [names] of a message that may have been sent before */
+  send(content, names) {
+    const turn = this.chat.send(content, names);
     this.said = true;
     const id = /** @type {string} */ (turn.messageId);
-    this.conversation.say({ kind: "user", id, content, status: "waiting", runId: turn.runId, note: "" });
-    turn.ack.catch((error) => this.conversation.refuse(id, error.message));
+    const { runId } = turn;
+    outbox.put({ chat: this.key, content, messageId: id, runId });
+    this.conversation.say({ kind: "user", id, content, status: "waiting", runId, note: "" });
+    turn.ack.then(
+      () => outbox.drop(id),
+      (error) => {
+        if (!(error instanceof Disconnected && MENDED.has(error.code))) outbox.drop(id);
+        this.conversation.refuse(id, error.message);
+      },
+    );
     this._follow(turn);
+  }
+
+  /** Send again what was refused. @param {import("./types.d.ts").UserEntry} entry */
+  resend(entry) {
+    this.discard(entry.id);
+    this.dispatchEvent(new CustomEvent("say", { detail: entry.content }));
+  }
+
+  /** Give up what was refused. @param {string} id */
+  discard(id) {
+    outbox.drop(id);
+    this.conversation.forget(id);
   }
 
   /** @param {string} messageId @param {Content} content */
@@ -143,9 +177,11 @@ export class Session extends EventTarget {
     try {
       await turn.finished;
     } catch (error) {
-      // Its end was told while we were away: the history has come instead.
-      if (error instanceof TurnLost) this.conversation.forget(turn.messageId ?? "");
-      if (error instanceof TurnLost && error.history !== null) this.conversation.take(error.history);
+      // Its end was told while we were away: the thread has what it left. More may have been said since it was found out.
+      if (error instanceof TurnLost) {
+        this.conversation.forget(turn.messageId ?? "");
+        await this.reload();
+      }
     } finally {
       this.open -= 1;
       this.dispatchEvent(new Event("run"));
@@ -172,10 +208,21 @@ export class Sessions {
     this.filters = {};
   }
 
-  /** Show a thread; null: a new one. @param {string | null} threadId @returns {Session} */
-  enter(threadId) {
+  /** Send what waits since before the page was loaded, also in threads that are not shown. */
+  resume() {
+    for (const key of outbox.chats()) if (![...this._open].some((session) => session.key === key)) this._start(key);
+  }
+
+  /**
+   * Show a thread.
+   *
+   * @param {string | null} threadId null: a new one
+   * @param {string | null} [key] of a chat without a thread that was there before
+   * @returns {Session}
+   */
+  enter(threadId, key = threadId) {
     const former = this.current;
-    const session = this._find(threadId) ?? this._start(threadId);
+    const session = this._find(threadId) ?? this._start(key);
     this.current = session;
     if (former !== null && former !== session) this._letGo(former);
     return session;
@@ -188,6 +235,7 @@ export class Sessions {
 
   /** Close a thread, whatever it does. @param {string} threadId */
   gone(threadId) {
+    outbox.dropAll(threadId);
     const session = this._find(threadId);
     if (session !== undefined) this.drop(session);
   }
@@ -203,9 +251,9 @@ export class Sessions {
     return threadId === null ? undefined : [...this._open].find((session) => session.threadId === threadId);
   }
 
-  /** @param {string | null} threadId */
-  _start(threadId) {
-    const session = new Session(threadId, this.filters);
+  /** @param {string | null} key */
+  _start(key) {
+    const session = new Session(key, this.filters);
     this._open.add(session);
     session.addEventListener("run", () => {
       if (session !== this.current) this._letGo(session);

@@ -41,18 +41,14 @@ export function drawUser(entry, session) {
 function notes(entry, session) {
   if (entry.status === "sent") return [];
   if (entry.status === "refused") {
-    const resend = () => {
-      session.conversation.forget(entry.id);
-      session.send(entry.content);
-    };
     return [
       h("span", { class: "problem", text: entry.note || "Not sent" }),
-      h("button", { type: "button", class: "text-button", text: "Send again", onClick: resend }),
+      h("button", { type: "button", class: "text-button", text: "Send again", onClick: () => session.resend(entry) }),
       h("button", {
         type: "button",
         class: "text-button",
         text: "Discard",
-        onClick: () => session.conversation.forget(entry.id),
+        onClick: () => session.discard(entry.id),
       }),
     ];
   }

@@ -6,6 +6,8 @@ import { connect } from "../threadwire.js";
 import { deleteThread, identification } from "./api.js";
 import { h } from "./dom.js";
 import { RateChart } from "./chart.js";
+import { WANTS_TOKEN } from "./line.js";
+import { askForToken } from "./token.js";
 
 const MAX = 200;
 /** What is asked of a simulated model, and of a real one. */
@@ -25,8 +27,8 @@ const ASKED = [
 const tokensIn = (text) => Math.max(1, text.match(/\S+/g)?.length ?? 0);
 
 class Tile {
-  /** @param {number} number @param {(tokens: number) => void} onTokens */
-  constructor(number, onTokens) {
+  /** @param {number} number @param {(tokens: number) => void} onTokens @param {() => void} onStranger the server wants a token */
+  constructor(number, onTokens, onStranger) {
     this.number = number;
     this.firstTokenMs = NaN;
     this.tokens = 0;
@@ -42,6 +44,7 @@ class Tile {
     this.chat.addEventListener("line", ({ detail: line }) => {
       if (!this.running) this.state.textContent = line.state;
       this.element.dataset.line = line.state;
+      if (line.state === "closed" && WANTS_TOKEN.has(line.code ?? 0)) onStranger();
     });
     this.chat.addEventListener("ready", ({ detail }) => (this._link.href = `./#/t/${detail.thread_id}`));
   }
@@ -57,8 +60,8 @@ class Tile {
     this.firstTokenMs = NaN;
     this.element.dataset.state = "running";
     this.state.textContent = "waiting";
-    const turn = this.chat.send(simulated ? SCRIPTED : `Tell me a story of 200 words about ${about}.`);
     try {
+      const turn = this.chat.send(simulated ? SCRIPTED : `Tell me a story of 200 words about ${about}.`);
       const finished = await turn.finished;
       this.element.dataset.state = finished.status;
       this.state.textContent = `${this.tokens} tokens`;
@@ -96,7 +99,21 @@ class Tile {
 export function startWall(wanted) {
   const count = Math.min(MAX, Math.max(1, Math.floor(wanted) || 24));
   let total = 0;
-  const tiles = Array.from({ length: count }, (_, number) => new Tile(number, (tokens) => (total += tokens)));
+  let asked = false;
+  const ask = async () => {
+    if (asked) return;
+    asked = true;
+    if (await askForToken()) location.reload();
+  };
+  const tiles = Array.from(
+    { length: count },
+    (_, number) =>
+      new Tile(
+        number,
+        (tokens) => (total += tokens),
+        () => void ask(),
+      ),
+  );
   const figures = {
     streaming: figure("streaming"),
     rate: figure("tokens / s"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 import signal
 from collections.abc import AsyncIterator
@@ -9,11 +11,13 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Error as PlaywrightError
+from playwright.async_api import WebSocketRoute, expect
 
 from conftest import Serve
 from e2e.conftest import Open
 from e2e.steps import answers, asked, button, line, said, say
+from harness import eventually
 from process import ServerProcess
 
 #: Long enough to be cut in the middle, whatever the machine does meanwhile.
@@ -79,6 +83,117 @@ async def test_what_is_typed_without_a_server_goes_out_once(process: ServerProce
     await expect(line(page, "Live")).to_be_visible()
     await expect(asked(page)).to_have_text([re.compile("^one"), re.compile("^two"), re.compile("^three")])
     await expect(page.get_by_text("Waiting to be sent")).to_have_count(0)
+
+
+async def test_what_is_typed_without_a_server_outlives_a_reload(process: ServerProcess, open_page: Open) -> None:
+    """What waits to be sent is kept by the tab: it goes out once the page is back, in new threads and old ones."""
+    page = await open_page(process.url)
+    await say(page, "one")
+    await expect(answers(page)).to_contain_text("You said: one")
+    await process.kill()
+    await expect(line(page, "Reconnecting")).to_be_visible()
+    for text in ("two", "three"):
+        await say(page, text)
+    await button(page, "New chat").click()
+    await say(page, "elsewhere")
+    await expect(page.get_by_text("Waiting to be sent")).to_have_count(1)
+    with pytest.raises(PlaywrightError):
+        await page.reload()
+    await restart(process)
+
+    async def there() -> bool:
+        try:
+            await page.goto(process.url)
+        except PlaywrightError:
+            return False
+        return True
+
+    await eventually(there, "the page is back")
+    await expect(answers(page)).to_contain_text("You said: elsewhere")
+    await expect(page).to_have_url(re.compile("#/t/"))
+    await page.get_by_role("link", name="one", exact=True).click()
+    await expect(answers(page).last).to_contain_text("You said: three")
+    await expect(asked(page)).to_have_text([re.compile("^one"), re.compile("^two"), re.compile("^three")])
+    await page.reload()
+    await expect(answers(page)).to_have_count(3)
+    await expect(asked(page)).to_have_count(3)
+
+
+async def test_what_the_server_got_before_a_reload_is_not_said_twice(serve: Serve, open_page: Open) -> None:
+    """A message whose ack never came is repeated after a reload, recognised by the server, and over on the page too."""
+    served = await serve()
+    page = await open_page(served.url)
+    deaf = True
+
+    def between(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+
+        def on_frame(text: str | bytes) -> None:
+            if not deaf or json.loads(text)["type"] in ("ready", "history"):
+                route.send(text)
+
+        server.on_message(on_frame)
+
+    await page.route_web_socket(re.compile("/ws"), between)
+    await page.reload()
+    await say(page, "hello")
+    await expect(page.get_by_text("Waiting to be sent")).to_be_visible()
+
+    async def answered() -> bool:
+        body = {"status": "idle", "query": "hello"}
+        async with served.session.post(f"{served.url}/threads/search", json=body) as response:
+            return len(await response.json()) == 1
+
+    await eventually(answered, "the server has answered")
+    deaf = False
+    await page.reload()
+    await expect(answers(page)).to_contain_text("You said: hello")
+    await expect(page.get_by_text("Waiting to be sent")).to_have_count(0)
+    await page.wait_for_function("() => sessionStorage.length === 0")
+    await expect(asked(page)).to_have_count(1)
+    await expect(page.get_by_text("answering")).to_have_count(0)
+    await say(page, "and on")
+    await expect(answers(page).last).to_contain_text("You said: and on")
+    await expect(asked(page)).to_have_count(2)
+
+
+async def test_a_message_that_closed_the_connection_can_be_sent_again(serve: Serve, open_page: Open) -> None:
+    """Where the connection ended for good with a message, that can be sent on another one, or is given up for good."""
+    served = await serve()
+    page = await open_page(served.url)
+    closing = True
+
+    def between(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+
+        async def end() -> None:
+            await route.close(code=1009, reason="too big")
+
+        def on_command(text: str | bytes) -> None:
+            if closing and json.loads(text)["type"] == "send":
+                tasks.append(asyncio.create_task(end()))
+            else:
+                server.send(text)
+
+        route.on_message(on_command)
+
+    tasks: list[asyncio.Task[None]] = []
+    await page.route_web_socket(re.compile("/ws"), between)
+    await page.reload()
+    await say(page, "hello")
+    await expect(line(page, "That message was too large")).to_be_visible()
+    closing = False
+    await button(page, "Send again").click()
+    await expect(answers(page)).to_contain_text("You said: hello")
+    await expect(asked(page)).to_have_count(1)
+    closing = True
+    await say(page, "too much")
+    await expect(button(page, "Send again")).to_be_visible()
+    closing = False
+    await page.reload()
+    await expect(line(page, "Live")).to_be_visible()
+    await expect(answers(page)).to_have_count(1)
+    await expect(asked(page)).to_have_count(1)
 
 
 async def test_a_server_that_stops_says_so(process: ServerProcess, open_page: Open) -> None:

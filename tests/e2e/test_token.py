@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import Page, Route, WebSocketRoute, expect
 
 from conftest import Serve
 from e2e.conftest import Open
@@ -60,6 +60,51 @@ async def test_a_late_refusal_is_not_of_the_token_given_since(serve: Serve, open
     await (await refused.value).finished()
     await say(page, "hello")
     await expect(answers(page)).to_contain_text("echo: hello")
+    await expect(page.get_by_label("Token", exact=True)).to_have_count(0)
+
+
+async def test_what_was_said_as_the_token_ended_goes_out_with_the_next(serve: Serve, open_page: Open) -> None:
+    """A message that the server refused with the connection, for want of a token, is sent once there is one."""
+    served = await serve("graphs:echo", auth=TOKENS)
+    page = await open_page(served.url)
+    await give(page, ALICE)
+    await expect(line(page, "Live")).to_be_visible()
+    closing = True
+    tasks: list[asyncio.Task[None]] = []
+
+    def between(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+
+        async def end() -> None:
+            await route.close(code=4401, reason="expired")
+
+        def on_command(text: str | bytes) -> None:
+            if closing and '"send"' in str(text):
+                tasks.append(asyncio.create_task(end()))
+            else:
+                server.send(text)
+
+        route.on_message(on_command)
+
+    await page.route_web_socket(re.compile("/ws"), between)
+    await page.reload()
+    await expect(line(page, "Live")).to_be_visible()
+    await say(page, "hello")
+    await expect(line(page, "The server wants a token")).to_be_visible()
+    closing = False
+    await give(page, ALICE)
+    await expect(answers(page)).to_contain_text("echo: hello")
+    await expect(asked(page)).to_have_count(1)
+
+
+async def test_the_wall_asks_who_is_there(serve: Serve, open_page: Open) -> None:
+    """The wall too asks for a token, once, and streams with it."""
+    served = await serve(auth=TOKENS)
+    page = await open_page(served.url)
+    await page.goto(f"{served.url}/?wall=3")
+    await give(page, ALICE)
+    await expect(page.get_by_text(re.compile(r"^first word \d+ ms|tokens$"))).not_to_have_count(0)
+    await expect(page.get_by_role("article").filter(has_text=re.compile("first word|tokens"))).to_have_count(3)
     await expect(page.get_by_label("Token", exact=True)).to_have_count(0)
 
 
