@@ -447,7 +447,7 @@ async def test_a_repeated_turn_whose_end_is_gone_raises(server: ScriptedServer) 
 
 async def test_what_another_chat_has_said_is_not_said_again(server: ScriptedServer) -> None:
     """A message sent under the names of one that was answered before this chat began: its turn is over, and says so."""
-    names = {"run_id": str(uuid.uuid4()), "message_id": "m"}
+    names: Any = {"run_id": str(uuid.uuid4()), "message_id": "m"}
     async with talking(server) as chat:
         await chat.send("hi", **names).text()
     async with talking(server) as chat:

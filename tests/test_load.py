@@ -205,6 +205,10 @@ async def test_nobody_is_there(tmp_path: Path) -> None:
         (["--replay", "nowhere"], "nowhere: No such file or directory"),
         (["--ca", "ca.pem"], "--ca ca.pem: there are no certificates on ws://"),
         (["--pid", "999999999"], "--pid 999999999: there is no such process"),
+        (["--json", "nowhere/result.json"], "nowhere/result.json: No such file or directory"),
+        (["--report", "."], ".: Is a directory"),
+        (["--source", "192.0.2.1"], "--source 192.0.2.1: "),
+        (["--source", "nobody's"], "--source nobody's: "),
     ],
 )
 def test_a_wrong_command_line(arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,12 +217,19 @@ def test_a_wrong_command_line(arguments: list[str], why: str, capsys: pytest.Cap
     assert why in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", ["x", "0", "1.5"])
-def test_a_number_that_is_none(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("flag", "number", "expected"),
+    [
+        *(("--sessions", number, "a whole number from 1") for number in ("x", "0", "1.5")),
+        *(("--arrivals-per-second", number, "a number above 0") for number in ("x", "0", "-1", "nan", "inf")),
+        *(("--replay-speed", number, "a number above 0") for number in ("0", "nan")),
+    ],
+)
+def test_a_number_that_is_none(flag: str, number: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The error says what was expected and what came."""
     with pytest.raises(SystemExit):
-        main(["load", "ws://127.0.0.1:9/ws", "--sessions", number])
-    assert f"--sessions: expected a whole number from 1; got '{number}'" in capsys.readouterr().err
+        main(["load", "ws://127.0.0.1:9/ws", f"{flag}={number}"])
+    assert f"{flag}: expected {expected}; got '{number}'" in capsys.readouterr().err
 
 
 async def test_a_thread_that_is_not_read_back(scripted: ScriptedServer, tmp_path: Path) -> None:

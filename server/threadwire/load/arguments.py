@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def add_load(commands: Any) -> None:
     _add_amount(load, sessions=10, turns=1)
     load.add_argument(
         "--arrivals-per-second",
-        type=float,
+        type=_above_zero,
         default=0.0,
         metavar="R",
         help="sessions arrive by chance at this rate, however slow the server is (an open loop)",
@@ -99,7 +100,11 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
     said.add_argument("--script", type=Path, metavar="YAML", help="conversations, see docs/load-testing.md")
     said.add_argument("--replay", type=Path, metavar="JSONL", help="recorded messages, said again at their times")
     parser.add_argument(
-        "--replay-speed", type=float, default=1.0, metavar="X", help="so many times as fast (default: %(default)s)"
+        "--replay-speed",
+        type=_above_zero,
+        default=1.0,
+        metavar="X",
+        help="so many times as fast (default: %(default)s)",
     )
 
 
@@ -159,3 +164,13 @@ def duration(text: str) -> float:
     if found is None:
         raise argparse.ArgumentTypeError(f"expected a time like 90s, 10m or 1h; got {text!r}")
     return float(found[1]) * _UNITS[found[2] or ""]
+
+
+def _above_zero(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0; got {text!r}")
+    return found

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
+import socket
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ def load(args: argparse.Namespace) -> int:
         raise StartupError("expected the URL of a server, as ws://127.0.0.1:8000/ws")
     options = _options(args)
     conditions = _conditions(args)
+    _check_places(args)
     result = _run(args, options, "load")
     return _finish(args, result, conditions)
 
@@ -40,6 +45,7 @@ def soak(args: argparse.Namespace) -> int:
 
     options = _options(args)
     conditions = _conditions(args)
+    _check_places(args)
     growth = Soak(args.database)
     result = _run(args, options, "soak", growth.look)
     result["growth"] = growth.findings(result)
@@ -119,7 +125,7 @@ def _options(args: argparse.Namespace) -> Options:
         credentials=_credentials(args),
         ca_file=str(args.ca) if args.ca else None,
         insecure=args.insecure,
-        sources=tuple(args.source),
+        sources=_sources(args),
         ignored=tuple(args.ignore),
         processes=args.processes,
     )
@@ -129,8 +135,6 @@ def _scenario(args: argparse.Namespace) -> Scenario:
     if args.script:
         return read_script(args.script)
     if args.replay:
-        if args.replay_speed <= 0:
-            raise StartupError(f"--replay-speed {args.replay_speed:g}: expected a number above 0")
         return read_recording(args.replay, args.replay_speed)
     return of_message(args.message)
 
@@ -147,10 +151,37 @@ def _credentials(args: argparse.Namespace) -> tuple[str, ...]:
     return found
 
 
+def _sources(args: argparse.Namespace) -> tuple[str, ...]:
+    for address in args.source:
+        try:
+            family, kind, _, _, place = socket.getaddrinfo(
+                address, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+            )[0]
+            with socket.socket(family, kind) as one:
+                one.bind(place)
+        except OSError as error:
+            raise StartupError(f"--source {address}: {error.strerror}") from error
+    return tuple(args.source)
+
+
 def _conditions(args: argparse.Namespace) -> list[Any]:
     from threadwire.load.thresholds import read_threshold
 
     return [read_threshold(text) for text in args.fail_if]
+
+
+def _check_places(args: argparse.Namespace) -> None:
+    """Find out before the load, and not after an hour of it, that the result cannot be written."""
+    for path in filter(None, (args.json, args.report)):
+        if path.is_dir():
+            fault = errno.EISDIR
+        elif not path.parent.is_dir():
+            fault = errno.ENOENT
+        elif not os.access(path if path.exists() else path.parent, os.W_OK):
+            fault = errno.EACCES
+        else:
+            continue
+        raise StartupError(f"{path}: {os.strerror(fault)}")
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -161,10 +192,6 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _check_installed() -> None:
-    try:
-        import hdrh  # noqa: F401
-        import picows  # noqa: F401
-        import pygal  # noqa: F401
-        import rich  # noqa: F401
-    except ImportError as error:
-        raise StartupError(f"{error.name} is missing: {INSTALL_HINT}") from None
+    for name in ("hdrh", "picows", "pygal", "rich"):
+        if find_spec(name) is None:
+            raise StartupError(f"{name} is missing: {INSTALL_HINT}")
