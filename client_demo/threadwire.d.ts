@@ -349,6 +349,8 @@ export interface Chat extends EventTarget {
   readonly threadId: string | null;
   readonly line: Line;
   readonly ready: ReadyFrame | null;
+  /** The run that is active, as far as the frames that came tell; null: none. */
+  readonly running: string | null;
   /** The first `ready`; rejects where the chat ends before. */
   readonly opened: Promise<ReadyFrame>;
   send(content: Content, options?: SendOptions): Turn;

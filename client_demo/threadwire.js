@@ -77,6 +77,11 @@ class Chat extends Audience {
     return this.ready?.thread_id ?? this._options.threadId ?? null;
   }
 
+  /** The run that is active, as far as the frames that came tell. */
+  get running() {
+    return this._turns.running;
+  }
+
   /** How the line is. */
   get line() {
     return this._link.line;

@@ -38,11 +38,7 @@ export class Conversation {
 
   /** The form that waits for a person, if one does. */
   get question() {
-    return (
-      /** @type {import("./types.d.ts").InterruptEntry | undefined} */ (
-        this.entries.find((entry) => entry.kind === "interrupt")
-      ) ?? null
-    );
+    return this.entries.find((entry) => entry.kind === "interrupt") ?? null;
   }
 
   /** Whether calls of a run have no result yet. @param {string} runId */
@@ -210,13 +206,11 @@ export class Conversation {
 
   /** @param {import("../threadwire.d.ts").RunFinishedFrame} frame */
   _onFinished(frame) {
+    if (frame.messages != null) this._replaceTurn(frame.run_id, frame.messages);
     const own = this.entries.filter((entry) => entry.runId === frame.run_id);
-    if (frame.messages != null) this._replaceTurn(own, frame.messages);
-    for (const change of endOf(
-      frame,
-      this.entries.filter((entry) => entry.runId === frame.run_id),
-    )) {
-      if ("add" in change) this._add(change.add);
+    for (const change of endOf(frame, own)) {
+      // Of a run that a history told us of, that has said how it ended.
+      if ("add" in change) (own.length > 0 || this.run === frame.run_id) && this._add(change.add, own.at(-1));
       else if ("remove" in change) this._remove(change.remove);
       else this._set(change.entry, change.fields);
     }
@@ -228,13 +222,17 @@ export class Conversation {
     this.watcher?.state();
   }
 
-  /** What a lost run left is all there is of it. @param {Entry[]} own @param {Message[]} messages */
-  _replaceTurn(own, messages) {
+  /** What a lost run left is all there is of it, where it stands. @param {string} runId @param {Message[]} messages */
+  _replaceTurn(runId, messages) {
+    const left = entriesOf(messages);
+    const ids = new Set(left.map((entry) => entry.id));
+    const own = this.entries.filter((entry) => entry.runId === runId || ids.has(entry.id));
+    let after = own.length === 0 ? undefined : (this.entries[this.entries.indexOf(own[0]) - 1] ?? null);
     for (const entry of own) this._remove(entry);
-    for (const entry of entriesOf(messages)) {
-      const known = this._byId.get(entry.id);
-      if (known !== undefined) this._remove(known);
-      this._add({ ...entry, runId: own[0]?.runId ?? null });
+    for (const entry of left) {
+      entry.runId = runId;
+      this._add(entry, after);
+      after = entry;
     }
   }
 
@@ -274,17 +272,18 @@ export class Conversation {
     this.watcher?.changed(entry);
   }
 
-  /** @param {Entry} entry */
-  _add(entry) {
-    const next = this._keep(entry);
+  /** @param {Entry} entry @param {Entry | null} [after] see `_keep` */
+  _add(entry, after) {
+    const next = this._keep(entry, after);
     this.watcher?.added(entry, next);
   }
 
-  /** Put an entry in its place; returns the one behind it. @param {Entry} entry @returns {Entry | null} */
-  _keep(entry) {
+  /** Put an entry after another, first (null), or last; returns the one behind it. @param {Entry} entry @param {Entry | null} [after] */
+  _keep(entry, after) {
     this._byId.set(entry.id, entry);
     const waiting = isPending(entry) ? -1 : this.entries.findIndex(isPending);
-    const at = waiting < 0 ? this.entries.length : waiting;
+    const end = waiting < 0 ? this.entries.length : waiting;
+    const at = after === undefined ? end : Math.min(end, after === null ? 0 : this.entries.indexOf(after) + 1);
     this.entries.splice(at, 0, entry);
     return this.entries[at + 1] ?? null;
   }

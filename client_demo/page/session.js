@@ -39,6 +39,8 @@ export class Session extends EventTarget {
         outbox.rename(this.key, frame.thread_id);
         this.key = frame.thread_id;
       }
+      // Which run began in a gap, only the chat has heard.
+      if (frame.type === "history") this.conversation.run = this.chat.running;
       const untold = frame.type === "run_finished" && this.conversation.hasOpenCalls(frame.run_id);
       this.conversation.take(frame);
       if (untold && frame.type === "run_finished" && frame.status !== "interrupted") void this.reload();

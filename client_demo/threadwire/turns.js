@@ -131,7 +131,7 @@ export class Turns {
     /** @type {Map<string, Turn>} */
     this._open = new Map();
     /** @type {string | null} */
-    this._running = null;
+    this.running = null;
     /** Runs whose end is ahead: `ready` named them, or they have shown a frame since. @type {Set<string>} */
     this._ahead = new Set();
     /** Acknowledged before the connection began, so that `ready` would have named them. @type {Set<string>} */
@@ -157,7 +157,7 @@ export class Turns {
     if (active !== null) this._ahead.add(active);
     this._decidable = new Set(this.open().flatMap((turn) => (turn.acknowledged ? [turn.runId] : [])));
     this.doubted = new Set([...this._decidable].filter((runId) => !this._ahead.has(runId)));
-    if (ready.resume === "fresh") this._running = active;
+    if (ready.resume === "fresh") this.running = active;
   }
 
   /**
@@ -166,9 +166,9 @@ export class Turns {
    * @param {import("../threadwire.d.ts").GapFrame} gap @param {boolean} atAttach
    */
   openGap(gap, atAttach) {
-    this._running = activeIn(gap.run);
+    this.running = activeIn(gap.run);
     if (atAttach) return;
-    this._ahead = new Set(this._running === null ? [] : [this._running]);
+    this._ahead = new Set(this.running === null ? [] : [this.running]);
     this._decidable = new Set();
     this.doubted = new Set(this.open().flatMap((turn) => (this._ahead.has(turn.runId) ? [] : [turn.runId])));
   }
@@ -218,13 +218,13 @@ export class Turns {
 
   /** Note which run the thread is at. @param {Frame} frame */
   track(frame) {
-    if (frame.type === "run_started") this._running = frame.run_id;
-    else if (frame.type === "run_finished" && this._running === frame.run_id) this._running = null;
+    if (frame.type === "run_started") this.running = frame.run_id;
+    else if (frame.type === "run_finished" && this.running === frame.run_id) this.running = null;
   }
 
   /** Give all turns what the thread holds now, in place of what they missed. @param {HistoryFrame} history */
   reload(history) {
-    for (const turn of this.open()) turn.reload(history, turn.runId === this._running);
+    for (const turn of this.open()) turn.reload(history, turn.runId === this.running);
   }
 
   /** @param {Frame} frame */
@@ -232,7 +232,7 @@ export class Turns {
     if (frame.type === "message") {
       // It names no run. A thread runs one at a time; only a message of a turn that never started stands apart.
       const own = this.open().find((turn) => turn.messageId === frame.message.id);
-      return own ?? this._open.get(this._running ?? "");
+      return own ?? this._open.get(this.running ?? "");
     }
     return this._open.get("run_id" in frame && typeof frame.run_id === "string" ? frame.run_id : "");
   }

@@ -119,6 +119,27 @@ async def test_what_is_typed_without_a_server_outlives_a_reload(process: ServerP
     await expect(asked(page)).to_have_count(3)
 
 
+async def test_what_is_typed_while_a_dead_server_starts_comes_after_what_it_lost(
+    process: ServerProcess, open_page: Open
+) -> None:
+    """The answer that died with the server is cut off where it stands, once; what was typed meanwhile follows it."""
+    page = await open_page(process.url)
+    await say(page, "/tokens 1000\n/tokens-per-second 20")
+    await page.wait_for_function("() => (document.querySelector('.answer-text')?.textContent ?? '').length > 60")
+    await process.kill()
+    await expect(line(page, "Reconnecting")).to_be_visible()
+    await say(page, "/tokens 100000\n/tokens-per-second 21")
+    await restart(process)
+    await expect(answers(page)).to_have_count(2)
+    await button(page, "Stop").click()
+    await expect(answers(page).last).to_contain_text("Stopped")
+    await expect(asked(page)).to_have_text([re.compile("second 20"), re.compile("second 21")])
+    await expect(page.locator(".cut-note")).to_have_text(["Cut off: the server went down", "Stopped"])
+    entries = page.get_by_role("log").get_by_role("article")
+    names = [await entry.get_attribute("aria-label") for entry in await entries.all()]
+    assert names == ["You", "Answer", "You", "Answer"]
+
+
 async def test_what_the_server_got_before_a_reload_is_not_said_twice(serve: Serve, open_page: Open) -> None:
     """A message whose ack never came is repeated after a reload, recognised by the server, and over on the page too."""
     served = await serve()

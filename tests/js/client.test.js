@@ -330,6 +330,34 @@ test("what a graph waits for is in its turn, and is answered with respond", asyn
   assert.equal(await chat.respond({ [turn.interrupts[0].id]: "yes" }).text(), "you said yes");
 });
 
+test("which run is active is known, also where it began in a gap", async () => {
+  const script = await Script.start((socket) => {
+    let seq = 0;
+    /** @param {object} frame */
+    const send = (frame) => socket.send(JSON.stringify({ seq: ++seq, ...frame }));
+    socket.on("message", (data) => {
+      const { id, type } = JSON.parse(String(data));
+      const messages = [{ id: "a2", role: "assistant", content: "so", status: "running" }];
+      if (type === "history") {
+        send({ type: "run_started", run_id: "r2", trigger: "send" });
+        socket.send(JSON.stringify({ type: "history", id, messages, before: null, seq }));
+        send({ type: "token", run_id: "r2", message_id: "a2", node: null, content: " far" });
+      } else {
+        socket.send(JSON.stringify({ type: "pong", id, seq }));
+      }
+    });
+    socket.send(ready({ resume: "gap" }));
+    socket.send(JSON.stringify({ type: "gap", requested: 9, earliest: 1, epoch: "e1", run: null }));
+  });
+  const { chat, frames } = chatWith({ url: script.url });
+  /** @type {(string | null)[]} */
+  const running = [];
+  chat.addEventListener("history", () => running.push(chat.running));
+  await eventually(() => frames.at(-1)?.type === "token", "the token behind the gap");
+  assert.deepEqual(running, ["r2"]);
+  assert.ok(!frames.some((frame) => frame.type === "run_started"), "the history has it");
+});
+
 test("a frame that cannot be read ends the chat", async () => {
   const script = await Script.start((socket) => socket.send('{"type": "ready"}'));
   const { chat, lines } = chatWith({ url: script.url });

@@ -137,6 +137,29 @@ test("what a dead server left of a turn is all there is of it", () => {
   assert.deepEqual(shown(), ["user:u1:sent", "assistant:more than:lost"]);
 });
 
+test("an end that comes after the history that has it changes nothing but its turn, where that stands", () => {
+  attach({ resume: "gap" });
+  const [u1, a1] = [
+    { id: "u1", role: "user", content: "u1" },
+    { id: "a-r1", role: "assistant", content: "half", status: "lost" },
+  ];
+  const messages = [u1, a1, { id: "u2", role: "user", content: "u2" }];
+  talk.take(/** @type {any} */ ({ type: "history", messages, before: null, seq: 9 }));
+  take(end("r0", { status: "cancelled", reason: "client" }));
+  take(end("r1", { status: "lost", reason: "crash", messages: [u1, a1] }));
+  begin("r2", "u2");
+  take(token("r2", "two"));
+  assert.deepEqual(shown(), ["user:u1:sent", "assistant:half:lost", "user:u2:sent", "assistant:two:running"]);
+});
+
+test("a turn that a dead server left without a word is noted where it stands", () => {
+  attach({ resume: "gap" });
+  const messages = ["u1", "u2"].map((id) => ({ id, role: "user", content: id }));
+  talk.take(/** @type {any} */ ({ type: "history", messages, before: null, seq: 9 }));
+  take(end("r1", { status: "lost", reason: "crash", messages: messages.slice(0, 1) }));
+  assert.deepEqual(shown(), ["user:u1:sent", "end:Cut off: the server went down:lost", "user:u2:sent"]);
+});
+
 test("what is taken out goes with all that followed it, but for what waits", () => {
   attach();
   begin("r1", "u1");
