@@ -11,11 +11,8 @@
  * @typedef {import("./threadwire.d.ts").Frame} Frame
  * @typedef {import("./threadwire.d.ts").Filters} Filters
  * @typedef {import("./threadwire.d.ts").ConnectOptions} ConnectOptions
- * @typedef {import("./threadwire.d.ts").SendOptions} SendOptions
  * @typedef {import("./threadwire.d.ts").Content} Content
  * @typedef {import("./threadwire.d.ts").AckFrame} AckFrame
- * @typedef {import("./threadwire.d.ts").HistoryFrame} HistoryFrame
- * @typedef {import("./threadwire.d.ts").PongFrame} PongFrame
  */
 import { Audience } from "./threadwire/audience.js";
 import { Commands } from "./threadwire/commands.js";
@@ -87,7 +84,7 @@ class Chat extends Audience {
     return this._link.line;
   }
 
-  /** Say something. @param {Content} content @param {SendOptions} [options] */
+  /** Say something. @param {Content} content @param {import("./threadwire.d.ts").SendOptions} [options] */
   send(content, options = {}) {
     const messageId = options.messageId ?? uuid();
     const fields = {
@@ -121,16 +118,17 @@ class Chat extends Audience {
    * Stop a run, or the one that is active now. Without a run it is not repeated after a lost connection, where it could
    * hit another one.
    *
-   * @param {string} [runId]
-   * @returns {Promise<AckFrame>}
+   * @param {string} [runId] @returns {Promise<AckFrame>}
    */
   async cancel(runId) {
     return /** @type {AckFrame} */ (await this._ask("cancel", { run_id: runId }, runId !== undefined));
   }
 
-  /** A page of messages, oldest first. @param {{before?: string, limit?: number}} [page] @returns {Promise<HistoryFrame>} */
-  async history(page = {}) {
-    return /** @type {HistoryFrame} */ (await this._ask("history", { before: page.before, limit: page.limit }, true));
+  /** A page of messages, oldest first. @param {{before?: string, limit?: number}} [page] */
+  async history({ before, limit } = {}) {
+    return /** @type {import("./threadwire.d.ts").HistoryFrame} */ (
+      await this._ask("history", { before, limit }, true)
+    );
   }
 
   /** Replace the filter of events, now and on later connections. @param {Filters} filters @returns {Promise<AckFrame>} */
@@ -139,9 +137,9 @@ class Chat extends Audience {
     return /** @type {AckFrame} */ (await this._ask("subscribe", { ...filters }, false));
   }
 
-  /** Ask for a sign of life. @returns {Promise<PongFrame>} */
+  /** Ask for a sign of life. */
   async ping() {
-    return /** @type {PongFrame} */ (await this._ask("ping", {}, true));
+    return /** @type {import("./threadwire.d.ts").PongFrame} */ (await this._ask("ping", {}, true));
   }
 
   /** End the conversation: by default the server stops what this chat has running. */
@@ -203,8 +201,7 @@ class Chat extends Audience {
   }
 
   async _token() {
-    const { token } = this._options;
-    return typeof token === "function" ? token() : token;
+    return typeof this._options.token === "function" ? this._options.token() : this._options.token;
   }
 
   /** The credential of this connection is about to end: bring a fresh one, where there can be one. */
@@ -273,7 +270,7 @@ class Chat extends Audience {
     this._turns.attach(ready);
     this._publish(ready);
     this._resolveOpened?.(ready);
-    const names = Object.values(this._filters).filter(Array.isArray).flat();
+    const names = Object.values(this._filters).flat().map(String);
     if (names.some((name) => name.includes(","))) this._commands.issue("subscribe", { ...this._filters }, false);
     this._commands.repeat();
     if (!first) this._recovery.start(ready.seq);
