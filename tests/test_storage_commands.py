@@ -14,12 +14,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from contracts.storage import a_line, a_run, accept
+from contracts.storage import a_line, a_run, accept, finish
 from databases import rows
 from harness import eventually
 from process import RemoteServed, ServerProcess
 from threadwire.cli import main
-from threadwire.storage import sqlite_file
+from threadwire.storage import RunStart, sqlite_file
 from threadwire.storage.sqlite import SqliteStorage
 
 
@@ -68,6 +68,7 @@ async def fill(folder: Path) -> Path:
     async with SqliteStorage.open(str(path)) as storage:
         for name, count in (("long", 80), ("short", 3)):
             await accept(storage, a_run(f"r-{name}", name))
+            await finish(storage, f"r-{name}")
             await a_line(storage.saver(), count, thread_id=name)
         await storage.store.aput(("a",), "k", {"n": 1})
     return path
@@ -124,6 +125,16 @@ async def test_prune(command: Command, tmp_path: Path) -> None:
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
     done = await command("prune", storage__keep_checkpoints="0")
     assert done.stdout.startswith("0 checkpoints of 0 threads pruned; storage.keep_checkpoints is 0: all are kept\n")
+
+
+async def test_prune_leaves_what_a_crash_left(command: Command, tmp_path: Path) -> None:
+    """A thread with a run that has not ended is the next server's: it needs where that run went on from."""
+    path = await fill(tmp_path)
+    async with SqliteStorage.open(str(path)) as storage:
+        await accept(storage, a_run("cut-off", "long"))
+        await storage.write([], [RunStart("cut-off", None, 1.0)])
+    await command("prune", storage__keep_checkpoints="2")
+    assert rows(path, "SELECT thread_id, count(*) FROM checkpoints GROUP BY 1") == [("long", 80), ("short", 2)]
 
 
 # --- backup -----------------------------------------------------------------------------------------------------

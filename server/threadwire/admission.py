@@ -16,7 +16,7 @@ from threadwire.protocol import Cancel, Edit, Send
 from threadwire.question import Question
 from threadwire.readers import Readers
 from threadwire.run import Outcome
-from threadwire.storage import OnDisconnect, RunRow, Storage
+from threadwire.storage import OnDisconnect, RunRow, RunStop, Storage
 from threadwire.turn import Turn
 from threadwire.turns import Turns
 
@@ -110,8 +110,11 @@ class Admission:
         if wanted is None and current is None and self._turns.in_line:
             wanted = queue[0].run_id
         if current is not None and wanted in (None, current.run_id):
-            answer({"run_id": current.run_id})
             current.cancel("client")
+            if current.row.status == "queued":
+                # Nothing on disk says that it has started: the next server would begin it.
+                await self._storage.write([], [RunStop(current.run_id, "client")])
+            answer({"run_id": current.run_id})
             return
         for turn in queue:
             if turn.run_id == wanted:

@@ -23,6 +23,7 @@ from threadwire.jsonsafe import json_safe
 from threadwire.logs import get_logger
 from threadwire.remains import Remains
 from threadwire.repair import config_of, make_whole
+from threadwire.rewind import Rewind
 from threadwire.run import Outcome, interrupts_of
 from threadwire.storage import RunRow, Storage
 from threadwire.turn import Turn
@@ -34,7 +35,14 @@ REASON = "crash"
 
 
 async def end_lost(
-    turn: Turn, record: Record, conversation: Conversation, graph: Graph, storage: Storage, *, undone: bool
+    turn: Turn,
+    record: Record,
+    conversation: Conversation,
+    graph: Graph,
+    storage: Storage,
+    *,
+    rewind: Rewind,
+    undone: bool,
 ) -> None:
     """Bring the run to its end, and tell it; ``undone``: a turn that waits rolls it back. Raises nothing."""
     row = turn.row
@@ -44,7 +52,7 @@ async def end_lost(
     conversation.waiting = []
     try:
         remains = Remains(row.run_id, ((data, origin) for _, data, origin in await record.read()))
-        outcome, frames = await _recover(row, remains, conversation, graph, storage)
+        outcome, frames = await _recover(row, remains, conversation, graph, storage, rewind=rewind)
         (await conversation.known()).update(found["message"]["id"] for found in frames if found["type"] == "message")
     except Exception:
         # A thread whose state cannot be read must not keep its client waiting for ever.
@@ -59,7 +67,7 @@ async def end_lost(
 
 
 async def _recover(
-    row: RunRow, remains: Remains, conversation: Conversation, graph: Graph, storage: Storage
+    row: RunRow, remains: Remains, conversation: Conversation, graph: Graph, storage: Storage, *, rewind: Rewind
 ) -> tuple[Outcome, list[dict[str, Any]]]:
     """How the run ended, and the frames that are still to be told before its ``run_finished``."""
     snapshot = await graph.for_state(storage.saver()).aget_state(config_of(row.thread_id))
@@ -72,7 +80,7 @@ async def _recover(
             graph,
             storage,
             row.thread_id,
-            user=user_message(content, row.message_id) if content and row.message_id else None,
+            user=user_message(content, row.message_id) if content and row.message_id else await rewind.again(row),
             said=remains.said,
             status=_cut(outcome),
             results=remains.results,

@@ -7,7 +7,7 @@ other channels stay as they are. Knows no frames and no runs in progress.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage, HumanMessage, RemoveMessage
@@ -108,8 +108,7 @@ class Rewind:
         again = row.turn if row.trigger == "regenerate" else None
         if at is None and edited is None and again is None:
             return [], None
-        # A process that died between here and the turn's start has gone back already: what it went back from is before.
-        way = _Way(row.run_id, await self._left(row.run_id) or await self._storage.newest_checkpoint(row.thread_id))
+        way = _Way(row.run_id, await self._storage.newest_checkpoint(row.thread_id))
         before = await self._conversation.stored(way.left)
         ids = [message_id(message, index) for index, message in enumerate(before)]
         if at is not None:
@@ -118,12 +117,23 @@ class Rewind:
         else:
             kept = await self._before_turn(edited or again or "", ids, way)
         removed = [identity for identity in ids if identity not in kept and identity != again]
-        return removed, next((m for m in before if again and m.id == again and isinstance(m, HumanMessage)), None)
+        return removed, _asking(before, again)
 
-    async def _left(self, run_id: str) -> str | None:
-        """The checkpoint that a run has gone back from, where that is the last that was done with the thread."""
-        newest = await self._storage.reader.aget_tuple(config_of(self._thread_id))
-        metadata: Mapping[str, Any] = newest.metadata if newest is not None else {}
+    async def restore(self, row: RunRow) -> None:
+        """Undo ``go_back`` for a turn that its process did not come to start: it may never, and nothing was told."""
+        left = await self._left(row.run_id, None)
+        if left is not None and await self.has_checkpoint(left):
+            await self._fork(left)
+
+    async def again(self, row: RunRow) -> HumanMessage | None:
+        """The user's message that a turn answers again, from where it was before: it may be nowhere else."""
+        left = await self._left(row.run_id, row.base) if row.trigger == "regenerate" and row.base else None
+        return _asking(await self._conversation.stored(left), row.turn) if left is not None else None
+
+    async def _left(self, run_id: str, at: str | None) -> str | None:
+        """The checkpoint that a run has gone back from, where it has made the one ``at``; None: the newest."""
+        found = await self._storage.reader.aget_tuple(config_of(self._thread_id, at))
+        metadata: Mapping[str, Any] = found.metadata if found is not None else {}
         return metadata.get(LEFT) if metadata.get(WHOSE) == run_id else None
 
     async def _before_turn(self, turn: str, ids: list[str], way: _Way) -> set[str]:
@@ -145,7 +155,7 @@ class Rewind:
     async def _kept(self) -> set[str]:
         return {message_id(message, index) for index, message in enumerate(await self._conversation.stored())}
 
-    async def _fork(self, checkpoint_id: str | None, way: _Way) -> None:
+    async def _fork(self, checkpoint_id: str | None, way: _Way | None = None) -> None:
         """Make a copy of that checkpoint the thread's newest, whole; None: an empty one."""
         if checkpoint_id is not None:
             if not await self.has_checkpoint(checkpoint_id):
@@ -158,11 +168,11 @@ class Rewind:
                 said=lambda _unfinished: [],
                 status="cancelled",
                 checkpoint_id=checkpoint_id,
-                metadata=way.metadata,
+                metadata=way.metadata if way is not None else {},
             )
             return
         metadata: CheckpointMetadata = {"source": "fork", "step": -1, "parents": {}}
-        config = config_of(self._thread_id) | {"metadata": way.metadata}
+        config = config_of(self._thread_id) | {"metadata": way.metadata if way is not None else {}}
         await self._storage.saver().aput(config, empty_checkpoint(), metadata, {})
 
     async def take_out(self, ids: list[str], way: _Way | None = None) -> None:
@@ -191,3 +201,7 @@ class Rewind:
         stored = await self._conversation.stored(base[0]) if base[0] else []
         kept = {message_id(message, index) for index, message in enumerate(stored)}
         return base, [identity for identity in ids if identity not in kept]
+
+
+def _asking(messages: Sequence[BaseMessage], identity: str | None) -> HumanMessage | None:
+    return next((m for m in messages if identity and m.id == identity and isinstance(m, HumanMessage)), None)

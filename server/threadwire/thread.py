@@ -39,6 +39,7 @@ from threadwire.raw import RawFeed, RawReader
 from threadwire.readers import Reader, Readers
 from threadwire.recovery import end_lost
 from threadwire.rewind import Rewind
+from threadwire.run import Outcome
 from threadwire.storage import OnDisconnect, RunRow
 from threadwire.turn import Turn, TurnParts
 from threadwire.turns import Turns
@@ -289,18 +290,25 @@ class Thread:
     async def _recover(self, rows: Sequence[RunRow], context: Context) -> None:
         self._said.exists = True
         try:
-            undone = any(row.status == "queued" and row.strategy == "rollback" for row in rows)
+            # As they were taken in: a new message waits behind a question, what answers it or takes its place does not.
+            queued = sorted((row for row in rows if row.status == "queued"), key=lambda row: row.trigger == "send")
+            for row in queued:
+                await self._rewind.restore(row)
+            undone = any(row.strategy == "rollback" for row in queued)
             for row in rows:
                 if row.status == "running":
                     parts = self._parts.turns
                     turn = self._turn(row, context)
-                    await end_lost(turn, self._record, self._said, parts.graph, parts.storage, undone=undone)
+                    given = (self._record, self._said, parts.graph, parts.storage)
+                    await end_lost(turn, *given, rewind=self._rewind, undone=undone)
                     self._turn_ended()
-            # As they were taken in: a new message waits behind a question, what answers it or takes its place does not.
-            queued = (row for row in rows if row.status == "queued")
-            for row in sorted(queued, key=lambda row: row.trigger == "send"):
+            for row in queued:
                 # Each in a copy: what one turn sets is not the next one's.
-                self._turns.queue.append(self._turn(row, context.copy()))
+                turn = self._turn(row, context.copy())
+                if row.reason is None:
+                    self._turns.queue.append(turn)
+                else:
+                    await turn.finish(Outcome("cancelled", row.reason), 0)
             self._turns.supersede()
         finally:
             self._recovered.set()

@@ -152,6 +152,7 @@ class Turn:
         record.pinned = self.first_seq
         self._tell_message(known)
         await record.commit(RunStart(row.run_id, row.base, time.time()))
+        row.status = "running"
         conversation.waiting = []
         conversation.moved(run)
         return await run.execute()

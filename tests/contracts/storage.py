@@ -27,6 +27,7 @@ from threadwire.storage import (
     RunEnd,
     RunRow,
     RunStart,
+    RunStop,
     Storage,
     ThreadMark,
     ThreadQuery,
@@ -229,6 +230,23 @@ class StorageContract:
         await storage.write([], [RunStart("r9", None, 400.0)])
         assert await storage.unfinished_runs() == []
         assert await storage.get_thread("t1") == ThreadRow("t1", 100.5, 300.0, metadata=TITLED)
+
+    async def test_stop(self, storage: Storage) -> None:
+        """A queued run says why it is not to start; one that has started, or ended, does not."""
+        for run_id in ("r1", "r2", "r3"):
+            await accept(storage, a_run(run_id))
+        await storage.write([], [RunStart("r2", None, 200.0)])
+        await finish(storage, "r3", reason="error")
+        await storage.write([], [RunStop(run_id, "client") for run_id in ("r1", "r2", "r3")])
+        found = [await storage.get_run("t1", run_id) for run_id in ("r1", "r2", "r3")]
+        assert [(run.status, run.reason) for run in found if run] == [
+            ("queued", "client"),
+            ("running", None),
+            ("completed", "error"),
+        ]
+        # It did start after all.
+        await storage.write([], [RunStart("r1", None, 300.0)])
+        assert await storage.get_run("t1", "r1") == a_run(status="running", started_at=300.0)
 
     async def test_finish(self, storage: Storage) -> None:
         """An ended run has its outcome, its thread what it was left in."""

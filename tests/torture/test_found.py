@@ -5,9 +5,11 @@ A death is a copy of the file as it is on the disk at that moment, on which anot
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import threading
+import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,6 +93,21 @@ async def asked(served: Served) -> tuple[Socket, str]:
     await socket.ask("send", content=ASKS, message_id="m-asks")
     await socket.until("run_finished", status="interrupted")
     return socket, socket.of("interrupt")[-1]["interrupts"][0]["id"]
+
+
+async def checkpoint_of(served: Served, messages: int) -> str:
+    """The checkpoint at the end of a turn that has so many messages."""
+    async with served.session.post(f"{served.url}/threads/t1/history", json={"limit": 100}) as response:
+        states = await response.json()
+    place = next(s for s in states if len(s["values"]["messages"]) == messages and not s["next"])
+    return str(place["checkpoint"]["checkpoint_id"])
+
+
+def forget_turns(served: Served) -> None:
+    """The checkpoints before its turns are gone."""
+    with sqlite3.connect(served.database) as connection:
+        connection.execute("DELETE FROM turns")
+    connection.close()
 
 
 async def test_a_rolled_back_run_leaves_no_messages(serve: Serve, dies: Dies) -> None:
@@ -196,16 +213,11 @@ async def test_going_back_is_killed(serve: Serve, provider: Provider, dies: Dies
     if command == "edit":
         fields = {"message_id": "m1", "content": "/tokens 2"}
     elif command == "send":
-        async with served.session.post(f"{served.url}/threads/t1/history", json={"limit": 100}) as response:
-            states = await response.json()
-        place = next(s for s in states if len(s["values"]["messages"]) == 2 and not s["next"])
-        fields = {"content": "/tokens 2", "checkpoint_id": place["checkpoint"]["checkpoint_id"], "message_id": "m9"}
+        fields = {"content": "/tokens 2", "checkpoint_id": await checkpoint_of(served, 2), "message_id": "m9"}
     if pruned:
         if command == "send":
             pytest.skip("there is no other way to a checkpoint")
-        with sqlite3.connect(served.database) as connection:
-            connection.execute("DELETE FROM turns")
-        connection.close()
+        forget_turns(served)
     death = dies("1 after commit .*INTO checkpoints")
     ack = await socket.ask(command, **fields)
     again = await after(death, serve, "graphs:openai")
@@ -218,6 +230,75 @@ async def test_going_back_is_killed(serve: Serve, provider: Provider, dies: Dies
     assert len(history) == 4
     for request in await provider.requests():
         check_request(request["messages"])
+
+
+@pytest.mark.parametrize("command", ["edit", "regenerate", "send"])
+@pytest.mark.parametrize("pruned", [False, True])
+async def test_what_went_back_is_killed_as_it_starts(
+    serve: Serve, provider: Provider, dies: Dies, command: str, pruned: bool
+) -> None:
+    """A server dies when the turn has started and the graph has stored nothing of it: its user's message is there."""
+    served = await serve("graphs:openai")
+    socket = await served.attach("t1")
+    for number in range(3):
+        await socket.turn("/tokens 3", message_id=f"m{number}")
+    before = [m["id"] for m in await served.history("t1")]
+    fields: dict[str, Any] = {"message_id": before[3]}
+    if command == "edit":
+        fields = {"message_id": "m1", "content": "/tokens 2"}
+    elif command == "send":
+        fields = {"content": "/tokens 2", "checkpoint_id": await checkpoint_of(served, 2), "message_id": "m9"}
+    if pruned:
+        if command == "send":
+            pytest.skip("there is no other way to a checkpoint")
+        forget_turns(served)
+    death = dies("1 after commit .*UPDATE runs SET status = 'running'")
+    ack = await socket.ask(command, **fields)
+    again = await after(death, serve, "graphs:openai")
+    log = await again.attach("t1", after=0, epoch=socket.frames[0]["epoch"])
+    ended = await log.until("run_finished", run_id=ack["run_id"])
+    assert (ended["status"], ended["reason"]) == ("lost", "crash")
+    history = await again.history("t1")
+    asks = "m1" if command == "regenerate" else ack["message_id"]
+    assert [m["id"] for m in history] == [*before[:2], asks]
+    # What it left is what came with it: a message that was there before is not the run's.
+    assert ended["messages"] == ([] if command == "regenerate" else history[2:])
+    assert (await log.turn("/tokens 2"))[-1]["status"] == "completed"
+    sent = (await provider.requests())[-1]["messages"]
+    assert [m["role"] for m in sent] == ["user", "assistant", "user", "user"]
+
+
+@pytest.mark.parametrize("command", ["edit", "regenerate"])
+async def test_what_went_back_is_superseded(serve: Serve, provider: Provider, dies: Dies, command: str) -> None:
+    """A server dies when the thread has gone back and the turn has not started, and never will: nothing has gone."""
+    served = await serve("graphs:openai")
+    socket = await served.attach("t1")
+    for number in range(2):
+        await socket.turn("/tokens 3", message_id=f"m{number}")
+    before = [m["id"] for m in await served.history("t1")]
+    fields = {"message_id": "m0", "content": "/tokens 2"} if command == "edit" else {"message_id": before[1]}
+    death = dies("1 after commit .*INTO checkpoints")
+    ack = await socket.ask(command, **fields)
+    left: Path = await eventually(lambda: death.left, "it dies")
+    supersedes = str(uuid.uuid4())
+    with sqlite3.connect(left) as connection:
+        # Acknowledged in the same moment.
+        request = json.dumps({"content": "/tokens 2", "multitask_strategy": "interrupt"})
+        connection.execute(
+            "INSERT INTO runs"
+            " (run_id, thread_id, trigger, message_id, request, on_disconnect, created_at, status, turn)"
+            " VALUES (?, 't1', 'send', 'm-next', ?, 'cancel', 1, 'queued', 'm-next')",
+            (supersedes, request),
+        )
+    connection.close()
+    again = await after(death, serve, "graphs:openai")
+    log = await again.attach("t1", after=0, epoch=socket.frames[0]["epoch"])
+    assert (await log.until("run_finished", run_id=supersedes))["status"] == "completed"
+    ended = next(f for f in log.of("run_finished") if f["run_id"] == ack["run_id"])
+    assert (ended["status"], ended["reason"]) == ("cancelled", "superseded")
+    assert not log.of("messages_removed")
+    brought = [ack["message_id"]] if command == "edit" else []
+    assert [m["id"] for m in await again.history("t1")][:-1] == [*before, *brought, "m-next"]
 
 
 async def test_results_beside_a_question_stay(serve: Serve, provider: Provider) -> None:
@@ -266,3 +347,42 @@ async def test_a_queued_turn_is_cancelled_as_the_run_ends(serve: Serve, provider
         found = await response.json()
     assert found["status"] == "interrupted"
     assert found["interrupts"]
+
+
+class Left(Hold):
+    """The same, and then it goes on."""
+
+    def leave(self) -> None:
+        """The file as it is now, in a copy."""
+        Death.strike(self)
+
+
+async def test_a_cancel_is_not_forgotten(serve: Serve, provider: Provider, dies: Dies) -> None:
+    """A turn that was cancelled before it had started is not begun by the next server: the cancel was acknowledged."""
+    served = await serve("graphs:openai")
+    socket = await served.attach("t1")
+    [*_, first] = await socket.turn("/tokens 2", message_id="m0")
+    # The thread goes back; the turn has not started.
+    held = dies("1 before commit .*INTO checkpoints", Left)
+    assert isinstance(held, Left)
+    ack = await socket.ask("regenerate")
+    await eventually(held.reached.is_set, "it goes back")
+    await socket.command("cancel", id="stop", run_id=ack["run_id"])
+    for _ in range(3):
+        await socket.ask("ping")
+    if not any(frame.get("id") == "stop" for frame in socket.frames):
+        # It waits for the disk, and a copy of that is to be made as soon as the cancel is on it.
+        death = dies("1 after commit .*UPDATE runs SET reason")
+        held.released.set()
+        await socket.until("ack", id="stop")
+    else:
+        held.leave()
+        held.released.set()
+        death = held
+    again = await after(death, serve, "graphs:openai")
+    log = await again.attach("t1", after=0, epoch=socket.frames[0]["epoch"])
+    ended = await log.until("run_finished", run_id=ack["run_id"])
+    assert (ended["status"], ended["reason"]) == ("cancelled", "client")
+    assert [f["run_id"] for f in log.of("run_started")] == [first["run_id"]]
+    assert len(await again.history("t1")) == 2
+    assert (await log.turn("/tokens 2"))[-1]["status"] == "completed"

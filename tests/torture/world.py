@@ -35,6 +35,8 @@ FAILPOINTS = (
     # A message is taken in.
     ("before commit .*INSERT INTO runs", 4),
     ("after commit .*INSERT INTO runs", 4),
+    # A turn is cancelled before it has started.
+    ("after commit .*UPDATE runs SET reason", 1),
     # The graph's and the repair's steps.
     ("before commit .*INTO checkpoints", 12),
     ("after commit .*INTO checkpoints", 12),
@@ -105,6 +107,7 @@ class World:
             await self._check(life)
         except (AssertionError, ExceptionGroup) as error:
             error.add_note(f"thread files: {self._launcher.folder}; round {self.tally.rounds}; life {life.name}")
+            error.add_note(life.complaints())
             for client in (*self._auditors, *(client for _, clients in self._threads for client in clients)):
                 await client.drop()
             raise

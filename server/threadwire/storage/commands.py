@@ -118,7 +118,9 @@ async def _prune_all(real: str, keep: int) -> tuple[int, int]:
     async with SqliteStorage.open(real) as storage:
         with _reading(real) as connection:
             ids = [name for (name,) in connection.execute("SELECT DISTINCT thread_id FROM checkpoints")]
-        gone = [await storage.prune_thread(thread_id, keep) for thread_id in ids]
+        # The next server looks into what a run that was cut off has left, back to where it went on from.
+        cut_off = {run.thread_id for run in await storage.unfinished_runs()}
+        gone = [await storage.prune_thread(thread_id, keep) for thread_id in ids if thread_id not in cut_off]
     return sum(gone), sum(1 for count in gone if count)
 
 

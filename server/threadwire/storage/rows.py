@@ -56,6 +56,7 @@ class RunRow:
     on_disconnect: OnDisconnect
     created_at: float
     status: RunStatus = "queued"
+    #: Why it ended as it did; of a queued one, why it is not to start any more.
     reason: str | None = None
     error: dict[str, str] | None = None
     usage: dict[str, Any] | None = None
@@ -131,6 +132,14 @@ class RunStart:
 
 
 @dataclass(frozen=True, slots=True)
+class RunStop:
+    """A queued run is not to start any more: ``reason`` is what it will end with. Another run stays as it is."""
+
+    run_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnd:
     """A run ends, and leaves its thread in ``thread_status``, waiting for ``interrupts``; None leaves either as it is.
 
@@ -168,4 +177,4 @@ class Truncation:
     message_ids: tuple[str, ...] = ()
 
 
-Mark: TypeAlias = RunStart | RunEnd | ThreadMark | Truncation
+Mark: TypeAlias = RunStart | RunStop | RunEnd | ThreadMark | Truncation

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from threadwire.storage import Frames, LogRow, Mark, RunEnd, RunStart, ThreadMark, Truncation
+from threadwire.storage import Frames, LogRow, Mark, RunEnd, RunStart, RunStop, ThreadMark, Truncation
 from threadwire.storage.sqlite_threads import SqliteThreads
 from threadwire.title import TITLE, title_of
 
@@ -26,7 +26,10 @@ FRAMES = """
 INSERT OR REPLACE INTO frames SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM logs WHERE thread_id = ?1)
 """
 TRIM = "DELETE FROM frames WHERE thread_id = ? AND last <= ?"
-START = "UPDATE runs SET status = 'running', started_at = ?, base = ? WHERE run_id = ? AND status = 'queued'"
+START = """
+UPDATE runs SET status = 'running', reason = NULL, started_at = ?, base = ? WHERE run_id = ? AND status = 'queued'
+"""
+STOP = "UPDATE runs SET reason = ? WHERE run_id = ? AND status = 'queued'"
 BUSY = """
 UPDATE threads SET status = 'busy', interrupts = '[]', updated_at = max(updated_at, ?)
 WHERE thread_id = (SELECT thread_id FROM runs WHERE run_id = ?)
@@ -140,6 +143,8 @@ def _mark(database: sqlite3.Connection, mark: Mark) -> None:
         if execute(START, (mark.at, mark.base, mark.run_id)).rowcount:
             execute(BUSY, (mark.at, mark.run_id))
             execute(TURN, (mark.base, mark.run_id))
+    elif isinstance(mark, RunStop):
+        execute(STOP, (mark.reason, mark.run_id))
     elif isinstance(mark, RunEnd):
         ended = (mark.status, mark.reason, _json(mark.error), _json(mark.usage), mark.at, mark.run_id)
         if execute(END, ended).rowcount:
