@@ -32,6 +32,8 @@ logger = get_logger(__name__)
 
 #: Why a run is lost.
 REASON = "crash"
+#: How LangGraph's checkpointer has the error of a node that was cancelled: what was raised, as ``repr`` has it.
+_CANCELLED = "CancelledError("
 
 
 async def end_lost(
@@ -105,8 +107,12 @@ def _outcome(row: RunRow, snapshot: StateSnapshot) -> Outcome:
         # Not ``next``, which leaves out what has its result: a step that was done and never applied leads further.
         if not tasks:
             return Outcome("completed")
-        if all(task.result is not None or task.error is not None or task.interrupts for task in tasks):
-            if any(task.error is not None for task in tasks):
+        # A run that was being stopped has come to no end: it died before that was written.
+        errors = [str(task.error) for task in tasks if task.error is not None]
+        failed = any(not error.startswith(_CANCELLED) for error in errors)
+        done = all(task.result is not None or task.error is not None or task.interrupts for task in tasks)
+        if done and (failed or not errors):
+            if failed:
                 told = {"code": "graph_error", "message": "The graph failed. The server's log says why."}
                 return Outcome("failed", "error", told)
             if any(task.interrupts for task in tasks):

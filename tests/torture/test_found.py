@@ -110,6 +110,14 @@ def forget_turns(served: Served) -> None:
     connection.close()
 
 
+def journaled(served: Served) -> int:
+    """The newest frame that is on disk."""
+    with sqlite3.connect(f"file:{served.database}?mode=ro", uri=True) as connection:
+        [(last,)] = connection.execute("SELECT last FROM logs WHERE thread_id = 't1'")
+    connection.close()
+    return int(last)
+
+
 async def test_a_rolled_back_run_leaves_no_messages(serve: Serve, dies: Dies) -> None:
     """A run that died while a turn waited to take its place: it is superseded, and brings nothing back."""
     served = await serve()
@@ -385,4 +393,27 @@ async def test_a_cancel_is_not_forgotten(serve: Serve, provider: Provider, dies:
     assert (ended["status"], ended["reason"]) == ("cancelled", "client")
     assert [f["run_id"] for f in log.of("run_started")] == [first["run_id"]]
     assert len(await again.history("t1")) == 2
+    assert (await log.turn("/tokens 2"))[-1]["status"] == "completed"
+
+
+@pytest.mark.parametrize("by", ["cancel", "interrupt", "rollback"])
+async def test_a_run_dies_as_it_is_stopped(serve: Serve, provider: Provider, dies: Dies, by: str) -> None:
+    """That its node was cancelled is in the checkpointer, and its end is not: nothing has failed."""
+    served = await serve("graphs:openai")
+    socket = await served.attach("t1")
+    run = await socket.ask("send", content=ENDLESS, message_id="m0")
+    token = await socket.until("token")
+    # What the graph wrote before it is on disk, too.
+    await eventually(lambda: journaled(served) >= token["seq"], "it is in the journal")
+    death = dies("1 after commit .*INTO writes")
+    if by == "cancel":
+        await socket.ask("cancel")
+    else:
+        await socket.ask("send", content="/tokens 2", multitask_strategy=by, message_id="m1")
+    log = await whole_log(await after(death, serve, "graphs:openai"), socket)
+    ended = log.of("run_finished")[0]
+    assert ended["run_id"] == run["run_id"]
+    assert (ended["status"], ended["reason"]) == (
+        ("cancelled", "superseded") if by == "rollback" else ("lost", "crash")
+    )
     assert (await log.turn("/tokens 2"))[-1]["status"] == "completed"

@@ -87,6 +87,8 @@ class World:
         try:
             talking = asyncio.create_task(self._talk(life))
             try:
+                # From when somebody can talk: a loaded machine takes seconds to start it.
+                await life.serving()
                 await asyncio.wait({life.ended}, timeout=seconds * self.random.uniform(0.2, 1.5))
                 self._kill(life)
                 await life.ended
