@@ -34,6 +34,19 @@ def nested(_config: Any) -> Any:
     return StateGraph(MessagesState).add_node("inner", tool_loop([confirm])).add_edge(START, "inner").compile()
 
 
+def twice(_config: Any) -> Any:
+    """A node that asks twice, and fails where the second answer is ``fail``."""
+
+    async def ask(state: MessagesState) -> dict[str, Any]:
+        assert state["messages"]
+        answers = [interrupt({"question": "again?"}), interrupt({"question": "again?"})]
+        if answers[1] == "fail":
+            raise ValueError("secret-in-exception")
+        return {"messages": [AIMessage(" ".join(answers))]}
+
+    return StateGraph(MessagesState).add_node("ask", ask).add_edge(START, "ask").compile()
+
+
 def same_ids(_config: Any) -> Any:
     """A model that counts its calls anew in each answer: each is ``call_0``. It calls the tool it is told."""
 

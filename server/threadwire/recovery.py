@@ -101,23 +101,34 @@ def _cut(outcome: Outcome) -> CutStatus:
 
 
 def _outcome(row: RunRow, snapshot: StateSnapshot) -> Outcome:
-    metadata = snapshot.metadata or {}
-    if metadata.get("run_id") == row.run_id and metadata.get("source") == "loop":
-        tasks = snapshot.tasks
-        # Not ``next``, which leaves out what has its result: a step that was done and never applied leads further.
-        if not tasks:
-            return Outcome("completed")
-        # A run that was being stopped has come to no end: it died before that was written.
+    tasks = snapshot.tasks
+    if not _reached(row, snapshot):
+        return Outcome("lost", REASON)
+    # Not ``next``, which leaves out what has its result: a step that was done and never applied leads further.
+    if not tasks:
+        return Outcome("completed")
+    if all(task.result is not None or task.error is not None or task.interrupts for task in tasks):
         errors = [str(task.error) for task in tasks if task.error is not None]
-        failed = any(not error.startswith(_CANCELLED) for error in errors)
-        done = all(task.result is not None or task.error is not None or task.interrupts for task in tasks)
-        if done and (failed or not errors):
-            if failed:
-                told = {"code": "graph_error", "message": "The graph failed. The server's log says why."}
-                return Outcome("failed", "error", told)
-            if any(task.interrupts for task in tasks):
-                return Outcome("interrupted", "interrupt", interrupts=interrupts_of(snapshot))
+        if any(not error.startswith(_CANCELLED) for error in errors):
+            told = {"code": "graph_error", "message": "The graph failed. The server's log says why."}
+            return Outcome("failed", "error", told)
+        # A run that was being stopped has come to no end: it died before that was written.
+        if not errors and any(task.interrupts for task in tasks):
+            return Outcome("interrupted", "interrupt", interrupts=interrupts_of(snapshot))
     return Outcome("lost", REASON)
+
+
+def _reached(row: RunRow, snapshot: StateSnapshot) -> bool:
+    """Whether the state is one that the run has left."""
+    metadata = snapshot.metadata or {}
+    if metadata.get("run_id") == row.run_id:
+        return metadata.get("source") == "loop"
+    if row.trigger != "respond" or row.base != snapshot.config["configurable"].get("checkpoint_id"):
+        return False
+    # It has ended no step. But what it had the answer to is asked no more: that step asks something else, or failed.
+    answered = set(row.request["responses"])
+    waiting = [task for task in snapshot.tasks if task.result is None and task.error is None]
+    return bool(snapshot.tasks) and not any(found.id in answered for task in waiting for found in task.interrupts)
 
 
 async def _left(row: RunRow, messages: list[BaseMessage], conversation: Conversation) -> list[tuple[str, BaseMessage]]:

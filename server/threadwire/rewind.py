@@ -121,7 +121,8 @@ class Rewind:
 
     async def restore(self, row: RunRow) -> None:
         """Undo ``go_back`` for a turn that its process did not come to start: it may never, and nothing was told."""
-        left = await self._left(row.run_id, None)
+        goes_back = row.trigger in ("edit", "regenerate") or "checkpoint_id" in row.request
+        left = await self._left(row.run_id, None) if goes_back else None
         if left is not None and await self.has_checkpoint(left):
             await self._fork(left)
 

@@ -39,7 +39,6 @@ from threadwire.raw import RawFeed, RawReader
 from threadwire.readers import Reader, Readers
 from threadwire.recovery import end_lost
 from threadwire.rewind import Rewind
-from threadwire.run import Outcome
 from threadwire.storage import OnDisconnect, RunRow
 from threadwire.turn import Turn, TurnParts
 from threadwire.turns import Turns
@@ -308,7 +307,7 @@ class Thread:
                 if row.reason is None:
                     self._turns.queue.append(turn)
                 else:
-                    await turn.finish(Outcome("cancelled", row.reason), 0)
+                    await turn.finish(await turn.drop(row.reason), 0)
             self._turns.supersede()
         finally:
             self._recovered.set()

@@ -169,6 +169,16 @@ class Turn:
             self._tell_message(known)
         return Outcome("cancelled", self.stopped)
 
+    async def drop(self, reason: str) -> Outcome:
+        """How it ends that will not run, as its client wishes: it leaves no message.
+
+        But for one that a process, which died over another wish, had put into the thread: that is told.
+        """
+        known = await self._conversation.known()
+        if self.row.message_id in known:
+            self._tell_message(known)
+        return Outcome("cancelled", reason)
+
     def _tell_message(self, known: set[str]) -> None:
         if self.row.message_id is not None:
             known.add(self.row.message_id)

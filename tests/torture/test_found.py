@@ -417,3 +417,67 @@ async def test_a_run_dies_as_it_is_stopped(serve: Serve, provider: Provider, die
         ("cancelled", "superseded") if by == "rollback" else ("lost", "crash")
     )
     assert (await log.turn("/tokens 2"))[-1]["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("answers", "status", "event"),
+    [
+        (["yes"], "interrupted", "1 before commit .*UPDATE runs SET status = \\?"),
+        (["yes", "fail"], "failed", "1 after commit .*INTO writes"),
+        # What it had the answer to is all that is there.
+        (["yes"], "lost", "1 before commit .*INTO writes"),
+    ],
+)
+async def test_a_run_dies_as_it_asks_again(
+    serve: Serve, dies: Dies, answers: list[str], status: str, event: str
+) -> None:
+    """A run that asks, or fails, in the very step that its answer went on with: no checkpoint is its own."""
+    served = await serve("asking_graphs:twice")
+    socket = await served.attach("t1")
+    await socket.turn("hi")
+    for answer in answers[:-1]:
+        [question] = socket.of("interrupt")[-1]["interrupts"]
+        run = await socket.ask("respond", responses={question["id"]: answer})
+        await socket.until("run_finished", run_id=run["run_id"], status="interrupted")
+    [question] = socket.of("interrupt")[-1]["interrupts"]
+    death = dies(event)
+    run = await socket.ask("respond", responses={question["id"]: answers[-1]})
+    await socket.until("run_finished", run_id=run["run_id"])
+    again = await after(death, serve, "asking_graphs:twice")
+    log = await again.attach("t1", after=0, epoch=socket.frames[0]["epoch"])
+    ended = next((f for f in log.of("run_finished") if f["run_id"] == run["run_id"]), None)
+    assert (ended or await log.until("run_finished", run_id=run["run_id"]))["status"] == status
+    if status == "interrupted":
+        [question] = log.of("interrupt")[-1]["interrupts"]
+        assert question["id"] == socket.of("interrupt")[-1]["interrupts"][0]["id"]
+        last = await log.ask("respond", responses={question["id"]: "no"})
+        assert (await log.until("run_finished", run_id=last["run_id"]))["status"] == "completed"
+        assert (await again.history("t1"))[-1]["content"] == "yes no"
+    else:
+        assert (await log.turn("hi"))[-1]["status"] == "interrupted"
+
+
+async def test_a_message_that_was_left_is_told(serve: Serve, provider: Provider, dies: Dies) -> None:
+    """A superseded turn has left its message, and its client cancels it: the next server says that it is there."""
+    served = await serve("graphs:openai")
+    socket = await served.attach("t1")
+    first = await socket.ask("send", content=ENDLESS, message_id="m0")
+    await socket.until("token")
+    waits = await socket.ask("send", content="/tokens 2", message_id="m1")
+    # Two that make the first run's thread whole, then the one with the message.
+    held = dies("3 before commit .*INTO checkpoints", Hold)
+    assert isinstance(held, Hold)
+    await socket.ask("send", content="/tokens 2", message_id="m2", multitask_strategy="interrupt")
+    await socket.until("run_finished", run_id=first["run_id"])
+    await eventually(held.reached.is_set, "it leaves its message")
+    await socket.command("cancel", id="stop", run_id=waits["run_id"])
+    await socket.ask("ping")
+    death = dies("1 after commit .*UPDATE runs SET reason")
+    held.released.set()
+    await socket.until("ack", id="stop")
+    again = await after(death, serve, "graphs:openai")
+    log = await again.attach("t1", after=0, epoch=socket.frames[0]["epoch"])
+    while [f["status"] for f in log.of("run_finished")] != ["cancelled", "cancelled", "completed"]:
+        await log.until("run_finished")
+    users = [m["id"] for m in await again.history("t1") if m["role"] == "user"]
+    assert [f["message"]["id"] for f in log.of("message")] == users == ["m0", "m1", "m2"]
