@@ -161,6 +161,7 @@ TABLE: dict[str, set[str]] = {
         "logs",
         "remains",
         "repair",
+        "rewind",
         "run",
         "storage",
         "turn",

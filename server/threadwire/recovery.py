@@ -135,7 +135,8 @@ async def _left(row: RunRow, messages: list[BaseMessage], conversation: Conversa
     """What of the thread's messages is the run's: what was not there when it started."""
     named = [(message_id(message, index), message) for index, message in enumerate(messages)]
     before = await conversation.stored(row.base) if row.base is not None else []
-    known = {message_id(message, index) for index, message in enumerate(before)}
+    # Its own may have been, where a process died that had given the turn up.
+    known = {message_id(message, index) for index, message in enumerate(before)} - {row.message_id}
     if row.trigger == "regenerate" and row.turn is not None:
         known.add(row.turn)
     return [(identity, message) for identity, message in named if identity not in known]

@@ -150,8 +150,10 @@ class Turn:
         self.first_seq = record.tell({"type": "run_started", "run_id": row.run_id, "trigger": row.trigger})
         # What it says must outlive the log's bound until its end is stored.
         record.pinned = self.first_seq
+        # A process that died had given the turn up, and left the message.
+        has_message = row.message_id in known
         self._tell_message(known)
-        await record.commit(RunStart(row.run_id, row.base, time.time()))
+        await record.commit(RunStart(row.run_id, row.base, time.time(), has_message))
         row.status = "running"
         conversation.waiting = []
         conversation.moved(run)

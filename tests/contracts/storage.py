@@ -912,6 +912,10 @@ class StorageContract:
         assert await storage.turn_base("t1", "m-r2") == (later,)
         assert await storage.turn_base("t2", "m-r2") is None
         assert await storage.turn_base("t1", "m-nobody") is None
+        # One that has the turn's message is not the one before it.
+        await accept(storage, a_run("r5"))
+        await storage.write([], [RunStart("r5", later, 5.0, has_message=True)])
+        assert await storage.turn_base("t1", "m-r5") is None
 
     async def test_turn_base_is_gone(self, storage: Storage) -> None:
         """A turn whose checkpoint is not there is not gone back to."""

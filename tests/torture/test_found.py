@@ -72,6 +72,16 @@ def dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dies:
     return at
 
 
+def moved(left: Path) -> Path:
+    """What a death has left, in a folder of its own: there the next one can die."""
+    database = left.parent / "second" / "threadwire.db"
+    database.parent.mkdir()
+    for ending in ("", "-wal"):
+        if Path(f"{left}{ending}").exists():
+            shutil.move(f"{left}{ending}", f"{database}{ending}")
+    return database
+
+
 async def after(death: Death, serve: Serve, graph: str | None) -> Served:
     """The next server."""
     left: Path = await eventually(lambda: death.left, "it dies")
@@ -191,10 +201,7 @@ async def test_the_repair_is_killed_between_its_steps(
         await socket.until("token")
     first = dies("1 after commit .*INSERT OR REPLACE INTO frames")
     left = await eventually(lambda: first.left, "it dies")
-    (tmp_path / "second").mkdir()
-    database = tmp_path / "second" / "threadwire.db"
-    for ending in ("", "-wal"):
-        shutil.copy(f"{left}{ending}", f"{database}{ending}")
+    database = moved(left)
     second = dies(f"{step} after commit .*INTO checkpoints")
     second._database = database
     await serve("graphs:openai", database=database)
@@ -481,3 +488,41 @@ async def test_a_message_that_was_left_is_told(serve: Serve, provider: Provider,
         await log.until("run_finished")
     users = [m["id"] for m in await again.history("t1") if m["role"] == "user"]
     assert [f["message"]["id"] for f in log.of("message")] == users == ["m0", "m1", "m2"]
+
+
+async def test_a_message_that_was_left_is_its_turns(serve: Serve, provider: Provider, dies: Dies) -> None:
+    """A turn whose message a dead process had left runs after all: the message is that turn's, lost or edited away."""
+    served = await serve("graphs:openai")
+    socket = await served.attach("t1")
+    first = await socket.ask("send", content=ENDLESS, message_id="m0")
+    await socket.until("token")
+    runs = await socket.ask("send", content=ENDLESS, message_id="m1")
+    # Two that make the first run's thread whole, then the one with the message.
+    death = dies("3 after commit .*INTO checkpoints")
+    await socket.ask("send", content="/tokens 2", message_id="m2", multitask_strategy="interrupt")
+    await socket.until("run_finished", run_id=first["run_id"])
+    left: Path = await eventually(lambda: death.left, "it dies")
+    with sqlite3.connect(left) as connection:
+        # As if the one that superseded it had been cancelled in that moment.
+        connection.execute("DELETE FROM texts WHERE message_id = 'm2'")
+        connection.execute("DELETE FROM runs WHERE message_id = 'm2'")
+    connection.close()
+    database = moved(left)
+    second = await serve("graphs:openai", database=database)
+    epoch = socket.frames[0]["epoch"]
+    log = await second.attach("t1", after=0, epoch=epoch)
+    token = await log.until("token", run_id=runs["run_id"])
+    await eventually(lambda: journaled(second) >= token["seq"], "it is in the journal")
+    death = dies("1 after commit .*INSERT OR REPLACE INTO frames")
+    death._database = database
+    third = await after(death, serve, "graphs:openai")
+    log = await third.attach("t1", after=0, epoch=epoch)
+    ended = await log.until("run_finished", run_id=runs["run_id"])
+    history = await third.history("t1")
+    assert ended["status"] == "lost"
+    assert [m["role"] for m in history] == ["user", "assistant", "user", "assistant"]
+    assert ended["messages"] == history[2:]
+    edit = await log.ask("edit", message_id="m1", content="/tokens 2")
+    await log.until("run_finished", run_id=edit["run_id"], status="completed")
+    assert log.of("messages_removed")[-1]["message_ids"] == [m["id"] for m in history[2:]]
+    assert [m["id"] for m in await third.history("t1")][:-1] == [*(m["id"] for m in history[:2]), edit["message_id"]]

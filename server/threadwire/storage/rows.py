@@ -123,12 +123,14 @@ class Frames:
 class RunStart:
     """A queued run starts, from the checkpoint ``base``, and its thread is ``busy`` and waits for nobody.
 
-    Another run stays as it is.
+    Another run stays as it is. ``has_message``: the turn's message is in that checkpoint already, so that it is not the
+    one before the turn.
     """
 
     run_id: str
     base: str | None
     at: float
+    has_message: bool = False
 
 
 @dataclass(frozen=True, slots=True)

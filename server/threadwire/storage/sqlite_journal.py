@@ -36,7 +36,7 @@ WHERE thread_id = (SELECT thread_id FROM runs WHERE run_id = ?)
 """
 TURN = """
 INSERT OR REPLACE INTO turns
-SELECT thread_id, turn, ? FROM runs WHERE run_id = ? AND turn IS NOT NULL AND trigger <> 'respond'
+SELECT thread_id, turn, ? FROM runs WHERE run_id = ? AND turn IS NOT NULL AND trigger <> 'respond' AND NOT ?
 """
 END = """
 UPDATE runs SET status = ?, reason = ?, error = ?, usage = ?, ended_at = ?
@@ -142,21 +142,26 @@ def _mark(database: sqlite3.Connection, mark: Mark) -> None:
     if isinstance(mark, RunStart):
         if execute(START, (mark.at, mark.base, mark.run_id)).rowcount:
             execute(BUSY, (mark.at, mark.run_id))
-            execute(TURN, (mark.base, mark.run_id))
-    elif isinstance(mark, RunStop):
-        execute(STOP, (mark.reason, mark.run_id))
+            execute(TURN, (mark.base, mark.run_id, mark.has_message))
     elif isinstance(mark, RunEnd):
         ended = (mark.status, mark.reason, _json(mark.error), _json(mark.usage), mark.at, mark.run_id)
         if execute(END, ended).rowcount:
             execute(LEFT, (mark.thread_status, _json(mark.interrupts), mark.at, mark.run_id))
+    elif isinstance(mark, RunStop):
+        execute(STOP, (mark.reason, mark.run_id))
     elif isinstance(mark, ThreadMark):
         execute(WAITS, (mark.status, _json(mark.interrupts), mark.thread_id))
-    elif isinstance(mark, Truncation):
-        for statement in TRUNCATE:
-            execute(statement, (mark.thread_id, mark.base))
-        execute(FORGET_TEXTS, (mark.thread_id, _json(list(mark.message_ids))))
-        if mark.base is None:
-            _retitle(database, mark.thread_id, mark.message_ids)
+    else:
+        _truncate(database, mark)
+
+
+def _truncate(database: sqlite3.Connection, mark: Truncation) -> None:
+    execute = database.execute
+    for statement in TRUNCATE:
+        execute(statement, (mark.thread_id, mark.base))
+    execute(FORGET_TEXTS, (mark.thread_id, _json(list(mark.message_ids))))
+    if mark.base is None:
+        _retitle(database, mark.thread_id, mark.message_ids)
 
 
 def _retitle(database: sqlite3.Connection, thread_id: str, message_ids: Sequence[str]) -> None:
