@@ -15,6 +15,7 @@ from threadwire.journal import Record
 from threadwire.protocol import Cancel, Edit, Send
 from threadwire.question import Question
 from threadwire.readers import Readers
+from threadwire.run import Outcome
 from threadwire.storage import OnDisconnect, RunRow, RunStop, Storage
 from threadwire.turn import Turn
 from threadwire.turns import Turns
@@ -105,8 +106,6 @@ class Admission:
     async def cancel(self, cancel: Cancel, answer: Answer) -> None:
         """Stop a run, take one out of the queue, or drop the question; raises what there is against it."""
         wanted = cancel.run_id.lower() if cancel.run_id is not None else None
-        # Read by now, it keeps nobody waiting below, where a turn that has left the queue is not to be lost.
-        await self._conversation.known()
         current, queue = self._turns.current, self._turns.queue
         if wanted is None and current is None and self._turns.in_line:
             wanted = queue[0].run_id
@@ -119,12 +118,16 @@ class Admission:
             return
         for turn in queue:
             if turn.run_id == wanted:
-                queue.remove(turn)
-                outcome = await turn.drop("client")
-                self._turns.pump()
                 # Answered when it is durable: no restart starts it after all.
-                busy = self._turns.current is not None or self._turns.in_line
-                await turn.finish(outcome, 0, thread_busy=busy)
+                if turn.left_message:
+                    turn.cancel("client")
+                    await self._storage.write([], [RunStop(turn.run_id, "client")])
+                    self._turns.pump()
+                else:
+                    queue.remove(turn)
+                    self._turns.pump()
+                    busy = self._turns.current is not None or self._turns.in_line
+                    await turn.finish(Outcome("cancelled", "client"), 0, thread_busy=busy)
                 answer({"run_id": turn.run_id})
                 return
         waiting = self._conversation.waiting

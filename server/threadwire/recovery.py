@@ -54,7 +54,7 @@ async def end_lost(
     conversation.waiting = []
     try:
         remains = Remains(row.run_id, ((data, origin) for _, data, origin in await record.read()))
-        outcome, frames = await _recover(row, remains, conversation, graph, storage, rewind=rewind)
+        outcome, frames = await _recover(row, remains, conversation, graph, storage, rewind=rewind, undone=undone)
         (await conversation.known()).update(found["message"]["id"] for found in frames if found["type"] == "message")
     except Exception:
         # A thread whose state cannot be read must not keep its client waiting for ever.
@@ -68,12 +68,27 @@ async def end_lost(
     await turn.finish(outcome, max(0, round((time.time() - began) * 1000)))
 
 
+async def left_message(row: RunRow, record: Record, conversation: Conversation) -> bool:
+    """Whether a turn that had not started has its message in the thread, or told, since it had been given up."""
+    if row.message_id is None or row.message_id in await conversation.known():
+        return row.message_id is not None
+    return row.message_id in Remains(row.run_id, ((data, origin) for _, data, origin in await record.read())).texts
+
+
 async def _recover(
-    row: RunRow, remains: Remains, conversation: Conversation, graph: Graph, storage: Storage, *, rewind: Rewind
+    row: RunRow,
+    remains: Remains,
+    conversation: Conversation,
+    graph: Graph,
+    storage: Storage,
+    *,
+    rewind: Rewind,
+    undone: bool,
 ) -> tuple[Outcome, list[dict[str, Any]]]:
     """How the run ended, and the frames that are still to be told before its ``run_finished``."""
     snapshot = await graph.for_state(storage.saver()).aget_state(config_of(row.thread_id))
-    outcome = _outcome(row, snapshot)
+    # What is going to be taken out has come to no end: nothing of it is told, and its calls are closed.
+    outcome = Outcome("lost", REASON) if undone else _outcome(row, snapshot)
     outcome.usage = remains.usage
     messages: list[BaseMessage] = list(snapshot.values.get(MESSAGES) or [])
     if outcome.status in ("lost", "failed"):

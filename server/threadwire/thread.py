@@ -37,8 +37,9 @@ from threadwire.protocol import Cancel, CloseCode, Command, Edit, MultitaskStrat
 from threadwire.question import Question
 from threadwire.raw import RawFeed, RawReader
 from threadwire.readers import Reader, Readers
-from threadwire.recovery import end_lost
+from threadwire.recovery import end_lost, left_message
 from threadwire.rewind import Rewind
+from threadwire.run import Outcome
 from threadwire.storage import OnDisconnect, RunRow
 from threadwire.turn import Turn, TurnParts
 from threadwire.turns import Turns
@@ -304,10 +305,13 @@ class Thread:
             for row in queued:
                 # Each in a copy: what one turn sets is not the next one's.
                 turn = self._turn(row, context.copy())
-                if row.reason is None:
-                    self._turns.queue.append(turn)
-                else:
-                    await turn.finish(await turn.drop(row.reason), 0)
+                turn.left_message = await left_message(row, self._record, self._said)
+                if row.reason is not None and not turn.left_message:
+                    await turn.finish(Outcome("cancelled", row.reason), 0)
+                    continue
+                if row.reason is not None:
+                    turn.cancel(row.reason)
+                self._turns.queue.append(turn)
             self._turns.supersede()
         finally:
             self._recovered.set()

@@ -64,6 +64,8 @@ class Turn:
         self.stopped: str | None = None
         #: The number of its ``run_started``; 0 before.
         self.first_seq = 0
+        #: A process that died has told its message, or put it into the thread: it does not end without a trace.
+        self.left_message = False
         self._parts = parts
         self._conversation = conversation
         self._rewind = rewind
@@ -170,16 +172,6 @@ class Turn:
             )
             self._tell_message(known)
         return Outcome("cancelled", self.stopped)
-
-    async def drop(self, reason: str) -> Outcome:
-        """How it ends that will not run, as its client wishes: it leaves no message.
-
-        But for one that a process, which died over another wish, had put into the thread: that is told.
-        """
-        known = await self._conversation.known()
-        if self.row.message_id in known:
-            self._tell_message(known)
-        return Outcome("cancelled", reason)
 
     def _tell_message(self, known: set[str]) -> None:
         if self.row.message_id is not None:

@@ -120,6 +120,18 @@ def forget_turns(served: Served) -> None:
     connection.close()
 
 
+def queued(
+    connection: sqlite3.Connection, run_id: str, message_id: str, content: str, reason: str | None = None, **fields: str
+) -> None:
+    """A ``send`` that was acknowledged in the moment of the death."""
+    connection.execute(
+        "INSERT INTO runs"
+        " (run_id, thread_id, trigger, message_id, request, on_disconnect, created_at, status, turn, reason)"
+        " VALUES (?, 't1', 'send', ?, ?, 'cancel', 1, 'queued', ?, ?)",
+        (run_id, message_id, json.dumps({"content": content, **fields}), message_id, reason),
+    )
+
+
 def journaled(served: Served) -> int:
     """The newest frame that is on disk."""
     with sqlite3.connect(f"file:{served.database}?mode=ro", uri=True) as connection:
@@ -297,14 +309,7 @@ async def test_what_went_back_is_superseded(serve: Serve, provider: Provider, di
     left: Path = await eventually(lambda: death.left, "it dies")
     supersedes = str(uuid.uuid4())
     with sqlite3.connect(left) as connection:
-        # Acknowledged in the same moment.
-        request = json.dumps({"content": "/tokens 2", "multitask_strategy": "interrupt"})
-        connection.execute(
-            "INSERT INTO runs"
-            " (run_id, thread_id, trigger, message_id, request, on_disconnect, created_at, status, turn)"
-            " VALUES (?, 't1', 'send', 'm-next', ?, 'cancel', 1, 'queued', 'm-next')",
-            (supersedes, request),
-        )
+        queued(connection, supersedes, "m-next", "/tokens 2", multitask_strategy="interrupt")
     connection.close()
     again = await after(death, serve, "graphs:openai")
     log = await again.attach("t1", after=0, epoch=socket.frames[0]["epoch"])
@@ -526,3 +531,46 @@ async def test_a_message_that_was_left_is_its_turns(serve: Serve, provider: Prov
     await log.until("run_finished", run_id=edit["run_id"], status="completed")
     assert log.of("messages_removed")[-1]["message_ids"] == [m["id"] for m in history[2:]]
     assert [m["id"] for m in await third.history("t1")][:-1] == [*(m["id"] for m in history[:2]), edit["message_id"]]
+
+
+async def test_a_message_that_was_told_is_left(serve: Serve, provider: Provider, tmp_path: Path) -> None:
+    """A cancelled turn had not started, but had told its message as it was given up: that is there."""
+    served = await serve("graphs:openai")
+    socket = await served.attach("t1")
+    [*_, ended] = await socket.turn("/tokens 2", message_id="m0")
+    cancelled, message = str(uuid.uuid4()), {"id": "m1", "role": "user", "content": "hello"}
+    left = tmp_path / "left.db"
+    with sqlite3.connect(served.database) as source, sqlite3.connect(left) as connection:
+        source.backup(connection)
+        queued(connection, cancelled, "m1", "hello", reason="client")
+        frame = json.dumps({"type": "message", "message": message, "seq": ended["seq"] + 1})
+        connection.execute("INSERT INTO frames VALUES ('t1', ?, ?, '[[1,null]]')", (ended["seq"] + 1, frame.encode()))
+        connection.execute("UPDATE logs SET last = ?", (ended["seq"] + 1,))
+    source.close()
+    connection.close()
+    again = await serve("graphs:openai", database=left)
+    log = await again.attach("t1", after=0, epoch=socket.frames[0]["epoch"])
+    end = await log.until("run_finished", run_id=cancelled)
+    assert (end["status"], end["reason"]) == ("cancelled", "client")
+    assert [m["id"] for m in await again.history("t1") if m["role"] == "user"] == ["m0", "m1"]
+
+
+async def test_what_asked_is_rolled_back(serve: Serve, provider: Provider, dies: Dies) -> None:
+    """A run died as it asked, while a turn waited to take its place: it is undone, and its calls have their results."""
+    served = await serve("asking_graphs:both")
+    socket = await served.attach("t1")
+    death = dies("1 before commit .*UPDATE runs SET status = \\?")
+    asks = await socket.ask("send", content=f'{ASKS}\n/tool add {{"a": 1, "b": 2}}', message_id="m0")
+    left: Path = await eventually(lambda: death.left, "it dies")
+    undoes = str(uuid.uuid4())
+    with sqlite3.connect(left) as connection:
+        queued(connection, undoes, "m1", "/tokens 2", multitask_strategy="rollback")
+    connection.close()
+    again = await after(death, serve, "asking_graphs:both")
+    log = await again.attach("t1", after=0, epoch=socket.frames[0]["epoch"])
+    assert (await log.until("run_finished", run_id=undoes))["status"] == "completed"
+    ended = next(f for f in log.of("run_finished") if f["run_id"] == asks["run_id"])
+    assert (ended["status"], ended["reason"]) == ("cancelled", "superseded")
+    assert {f["id"] for f in log.of("tool_result")} == {f["id"] for f in log.of("tool_call")}
+    assert [m["id"] for m in await again.history("t1") if m["role"] == "user"] == ["m1"]
+    assert (await again.attach("t1")).frames[0]["interrupts"] == []
