@@ -202,6 +202,7 @@ TABLE: dict[str, set[str]] = {
         "readers",
         "recovery",
         "rewind",
+        "run",
         "storage",
         "turn",
         "turns",
