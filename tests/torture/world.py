@@ -119,8 +119,9 @@ class World:
         self._died(life)
 
     def _renew(self, threads: int, clients: int) -> None:
-        """Some threads go on, others are new."""
-        self._threads = [found for found in self._threads if self.random.random() < 0.5][:threads]
+        """Some threads go on, others are new; one page of history is to hold all that was said in one."""
+        kept = [found for found in self._threads if self.random.random() < 0.5]
+        self._threads = [found for found in kept if len(found[0].commands) < 200][:threads]
         while len(self._threads) < threads:
             self._made += 1
             thread = Thread(f"t{self._made}")
