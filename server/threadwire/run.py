@@ -235,6 +235,11 @@ class Run:
         for frame, origin in transcript.settle(messages, time.monotonic()):
             self._tell(frame, origin)
 
+    async def give_up_question(self) -> None:
+        """Leave the thread whole though it has asked: calls that wait for an answer are closed and told."""
+        await self.make_whole("cancelled")
+        self._tell_open_tools()
+
     async def _ask_state(self, outcome: Outcome) -> None:
         """What the graph waits for: events do not tell it whole."""
         graph = self._graph.for_state(self._storage.reader)

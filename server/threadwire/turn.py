@@ -255,6 +255,9 @@ class Turn:
 
     async def _undo(self, outcome: Outcome) -> tuple[Mark, ...]:
         """Take the turn out of the thread: what is to be written with its end."""
+        if outcome.status == "interrupted" and self._run is not None:
+            # It asked before it heard that nobody will answer.
+            await self._run.give_up_question()
         outcome.status, outcome.reason, outcome.error, outcome.interrupts = "cancelled", "superseded", None, []
         outcome.messages = None
         self._conversation.moved(None)

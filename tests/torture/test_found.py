@@ -574,3 +574,29 @@ async def test_what_asked_is_rolled_back(serve: Serve, provider: Provider, dies:
     assert {f["id"] for f in log.of("tool_result")} == {f["id"] for f in log.of("tool_call")}
     assert [m["id"] for m in await again.history("t1") if m["role"] == "user"] == ["m1"]
     assert (await again.attach("t1")).frames[0]["interrupts"] == []
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+async def test_what_has_just_asked_is_rolled_back(serve: Serve, provider: Provider, dies: Dies, pruned: bool) -> None:
+    """A turn takes the place of a run in the moment in which that asks: it is undone, and its calls have results."""
+    served = await serve("asking_graphs:asking")
+    socket = await served.attach("t1")
+    await socket.turn("/tokens 2", message_id="m0")
+    asks = await socket.ask("send", content=ASKS, message_id="m1")
+    call = await socket.until("tool_call")
+    # What the graph waits for is being read.
+    hold = dies("1 before SELECT .*FROM checkpoints", Hold)
+    assert isinstance(hold, Hold)
+    if pruned:
+        forget_turns(served)
+    await eventually(hold.reached.is_set, "it has asked")
+    undoes = await socket.ask("send", content="/tokens 2", multitask_strategy="rollback", message_id="m2")
+    hold.released.set()
+    assert (await socket.until("run_finished", run_id=undoes["run_id"]))["status"] == "completed"
+    ended = next(f for f in socket.of("run_finished") if f["run_id"] == asks["run_id"])
+    assert (ended["status"], ended["reason"]) == ("cancelled", "superseded")
+    [result] = socket.of("tool_result")
+    assert (result["id"], result["status"]) == (call["id"], "error")
+    assert [m["id"] for m in await served.history("t1") if m["role"] == "user"] == ["m0", "m2"]
+    for request in await provider.requests():
+        check_request(request["messages"])
