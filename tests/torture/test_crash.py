@@ -30,6 +30,7 @@ async def world(tmp_path: Path, provider: Provider, session: aiohttp.ClientSessi
         # By its text a failure that was asked for is known from one that was not.
         "THREADWIRE_LOGS__INCLUDE_CONTENT": "true",
         "THREADWIRE_LOG__JOURNAL_INTERVAL_SECONDS": "0.1",
+        "THREADWIRE_LIMITS__HISTORY_PAGE": "1000",
         "THREADWIRE_RUNS__MAX_QUEUED": "4",
         "THREADWIRE_RUNS__DISCONNECT_GRACE_SECONDS": "0.5",
     }
