@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { after, before } from "node:test";
+import { WebSocket } from "ws";
 import { CommandFailed, Disconnected, TurnFailed, TurnLost } from "../../client_demo/threadwire.js";
 import { Proxy, Script, Server, chatWith, eventually, ready, test, textOf } from "./harness.js";
 
@@ -15,6 +16,17 @@ after(() => server.remove());
 
 /** @param {string} threadId */
 const thread = async (threadId) => (await fetch(`${server.url}/threads/${threadId}/export?format=json`)).json();
+
+/** What a connection would go on with. @param {string} url @returns {Promise<unknown>} */
+const resumeOf = (url) =>
+  new Promise((resolve, reject) => {
+    const socket = new WebSocket(url.replace("http", "ws"));
+    socket.onmessage = ({ data }) => {
+      resolve(JSON.parse(String(data)).resume);
+      socket.close();
+    };
+    socket.onerror = () => reject(new Error("no connection"));
+  });
 
 test("a turn: its frames in their order, its text, its end", async () => {
   const { chat } = chatWith({ url: server.url, threadId: "turn" });
@@ -167,8 +179,9 @@ test("a turn whose end was told while nobody listened is lost to its client, wit
   proxy.open = false;
   proxy.cut();
   await fetch(`${other.url}/threads/lost/runs/${turn.runId}/cancel`, { method: "POST" });
-  const idle = async () => (await (await fetch(`${other.url}/threads/lost`)).json()).status === "idle";
-  await eventually(idle, "the turn is over");
+  const epoch = String(chat.ready?.epoch);
+  const forgotten = () => resumeOf(`${other.url}/ws?thread_id=lost&after=1&epoch=${epoch}`);
+  await eventually(async () => (await forgotten()) === "gap", "the turn is over, and its frames are gone");
   proxy.open = true;
   await assert.rejects(turn.finished, (error) => {
     assert.ok(error instanceof TurnLost);
