@@ -223,6 +223,7 @@ def test_a_wrong_command_line(arguments: list[str], why: str, capsys: pytest.Cap
         *(("--sessions", number, "a whole number from 1") for number in ("x", "0", "1.5")),
         *(("--arrivals-per-second", number, "a number above 0") for number in ("x", "0", "-1", "nan", "inf")),
         *(("--replay-speed", number, "a number above 0") for number in ("0", "nan")),
+        *(("--turn-timeout", number, "a time like 90s, 10m or 1h, above 0") for number in ("x", "0s", "0")),
     ],
 )
 def test_a_number_that_is_none(flag: str, number: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:

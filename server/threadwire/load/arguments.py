@@ -134,7 +134,7 @@ def _add_connecting(parser: argparse.ArgumentParser) -> None:
 
 def _add_checking(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--turn-timeout", type=duration, default=120.0, metavar="TIME", help="a turn ends within it (default: 2m)"
+        "--turn-timeout", type=_some_time, default=120.0, metavar="TIME", help="a turn ends within it (default: 2m)"
     )
     parser.add_argument(
         "--cancel-deadline",
@@ -164,6 +164,16 @@ def duration(text: str) -> float:
     if found is None:
         raise argparse.ArgumentTypeError(f"expected a time like 90s, 10m or 1h; got {text!r}")
     return float(found[1]) * _UNITS[found[2] or ""]
+
+
+def _some_time(text: str) -> float:
+    try:
+        found = duration(text)
+    except argparse.ArgumentTypeError:
+        found = 0.0
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected a time like 90s, 10m or 1h, above 0; got {text!r}")
+    return found
 
 
 def _above_zero(text: str) -> float:
