@@ -43,7 +43,17 @@ export function drawQuestion(entry, session) {
     h("div", { class: "question-head" }, icon("ask"), h("b", { text: "Your answer is needed" })),
     ...fields.map(({ field }) => field.element),
     problem,
-    h("div", { class: "row" }, single ? "" : h("button", { type: "submit", class: "main-button", text: "Answer" })),
+    h(
+      "div",
+      { class: "row" },
+      h("button", {
+        type: "button",
+        class: "plain-button",
+        text: "Do not answer",
+        onClick: () => void session.leave(entry),
+      }),
+      single ? "" : h("button", { type: "submit", class: "main-button", text: "Answer" }),
+    ),
   );
   return { element, update: () => undefined };
 }

@@ -111,15 +111,21 @@ export class Session extends EventTarget {
     this._try(this.chat.respond(responses));
   }
 
-  /** Stop what runs, or one that waits. @param {string} [runId] */
+  /** Leave a question without an answer: what waits behind it goes on. @param {import("./types.d.ts").InterruptEntry} entry */
+  async leave(entry) {
+    if (await this.stop(entry.runId ?? undefined)) this.conversation.forget(entry.id);
+  }
+
+  /** Stop what runs, or one that waits; returns whether that is over. @param {string} [runId] */
   async stop(runId) {
     try {
       await this.chat.cancel(runId ?? this.conversation.run ?? undefined);
+      return true;
     } catch (error) {
       // It has just ended by itself, or with its connection.
-      if (!(error instanceof CommandFailed && error.code === "no_active_run") && !(error instanceof Disconnected)) {
-        this._complain(error);
-      }
+      if (error instanceof CommandFailed && error.code === "no_active_run") return true;
+      if (!(error instanceof Disconnected)) this._complain(error);
+      return false;
     }
   }
 

@@ -150,6 +150,27 @@ async def test_a_question_is_answered(
     await expect(form).to_be_hidden()
 
 
+@pytest.mark.parametrize("graph", ["asking", "reviewing", "wondering"])
+async def test_a_question_is_left_unanswered(serve: Serve, open_page: Open, graph: str) -> None:
+    """Who does not want to answer goes on with what they have said since; nothing asks again after a reload."""
+    served = await serve(f"{SHOWCASE}:{graph}")
+    page = await open_page(served.url)
+    await say(page, "May I?")
+    form = page.get_by_role("form", name="The assistant asks")
+    await form.get_by_role("button", name="Do not answer").click()
+    await expect(form).to_be_hidden()
+    await page.reload()
+    await expect(asked(page)).to_have_count(1)
+    await expect(form).to_be_hidden()
+    await say(page, "Never mind.")
+    await expect(asked(page)).to_have_count(2)
+    await expect(form).to_be_visible()
+    await say(page, "And this waits.")
+    await expect(page.get_by_text("Next in line")).to_be_visible()
+    await form.get_by_role("button", name="Do not answer").click()
+    await expect(page.get_by_text("Next in line")).to_be_hidden()
+
+
 async def test_a_tool_call_is_edited_or_rejected(serve: Serve, open_page: Open) -> None:
     """Arguments can be changed before they are approved; what is no JSON is not sent; a rejection has a reason."""
     served = await serve(f"{SHOWCASE}:reviewing")
