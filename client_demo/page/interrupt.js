@@ -49,7 +49,7 @@ export function drawQuestion(entry, session) {
       h("button", {
         type: "button",
         class: "plain-button",
-        text: "Do not answer",
+        text: "Skip this",
         onClick: () => void session.leave(entry),
       }),
       single ? "" : h("button", { type: "submit", class: "main-button", text: "Answer" }),

@@ -73,6 +73,8 @@ async def test_what_is_typed_without_a_server_goes_out_once(process: ServerProce
     page = await open_page(process.url)
     await say(page, "one")
     await expect(answers(page)).to_contain_text("You said: one")
+    # Its end is told: what becomes of an answer that is cut off is another test's.
+    await expect(button(page, "Stop")).to_be_hidden()
     await process.kill()
     await expect(line(page, "Reconnecting")).to_be_visible()
     for text in ("two", "three"):
@@ -90,6 +92,8 @@ async def test_what_is_typed_without_a_server_outlives_a_reload(process: ServerP
     page = await open_page(process.url)
     await say(page, "one")
     await expect(answers(page)).to_contain_text("You said: one")
+    # Its end is told: what becomes of an answer that is cut off is another test's.
+    await expect(button(page, "Stop")).to_be_hidden()
     await process.kill()
     await expect(line(page, "Reconnecting")).to_be_visible()
     for text in ("two", "three"):
