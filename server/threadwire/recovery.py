@@ -17,7 +17,7 @@ from langgraph.types import StateSnapshot
 
 from threadwire.conversation import Conversation
 from threadwire.graph import MESSAGES, Graph
-from threadwire.history import CutStatus, content_of, message_id, text_of, to_wire, user_message
+from threadwire.history import CutStatus, content_of, message_ids, text_of, to_wire, user_message
 from threadwire.journal import Record
 from threadwire.jsonsafe import json_safe
 from threadwire.logs import get_logger
@@ -53,7 +53,7 @@ async def end_lost(
     # While it ran, nothing was asked: a question it had the answer to is no longer one.
     conversation.waiting = []
     try:
-        remains = Remains(row.run_id, ((data, origin) for _, data, origin in await record.read()))
+        remains = Remains(row.run_id, await record.read())
         outcome, frames = await _recover(row, remains, conversation, graph, storage, rewind=rewind, undone=undone)
         (await conversation.known()).update(found["message"]["id"] for found in frames if found["type"] == "message")
     except Exception:
@@ -72,7 +72,7 @@ async def left_message(row: RunRow, record: Record, conversation: Conversation) 
     """Whether a turn that had not started has its message in the thread, or told, since it had been given up."""
     if row.message_id is None or row.message_id in await conversation.known():
         return row.message_id is not None
-    return row.message_id in Remains(row.run_id, ((data, origin) for _, data, origin in await record.read())).texts
+    return row.message_id in Remains(row.run_id, await record.read()).texts
 
 
 async def _recover(
@@ -148,10 +148,10 @@ def _reached(row: RunRow, snapshot: StateSnapshot) -> bool:
 
 async def _left(row: RunRow, messages: list[BaseMessage], conversation: Conversation) -> list[tuple[str, BaseMessage]]:
     """What of the thread's messages is the run's: what was not there when it started."""
-    named = [(message_id(message, index), message) for index, message in enumerate(messages)]
+    named = list(zip(message_ids(messages), messages, strict=True))
     before = await conversation.stored(row.base) if row.base is not None else []
     # Its own may have been, where a process died that had given the turn up.
-    known = {message_id(message, index) for index, message in enumerate(before)} - {row.message_id}
+    known = set(message_ids(before)) - {row.message_id}
     if row.trigger == "regenerate" and row.turn is not None:
         known.add(row.turn)
     return [(identity, message) for identity, message in named if identity not in known]

@@ -17,7 +17,7 @@ from langgraph.types import StateUpdate
 from threadwire.conversation import Conversation
 from threadwire.errors import InvalidArgument, NoSuchCheckpoint, NoSuchMessage
 from threadwire.graph import MESSAGES, REPAIR_NODE, Graph
-from threadwire.history import message_id
+from threadwire.history import message_id, message_ids
 from threadwire.repair import config_of, make_whole
 from threadwire.storage import RunRow, Storage
 
@@ -67,7 +67,7 @@ class Rewind:
         stored = await self._conversation.stored()
         end = len(stored)
         if identity is not None:
-            ids = [message_id(message, index) for index, message in enumerate(stored)]
+            ids = message_ids(stored)
             if identity not in ids:
                 raise NoSuchMessage(f"The thread has no message {identity!r}.")
             end = ids.index(identity)
@@ -110,7 +110,7 @@ class Rewind:
             return [], None
         way = _Way(row.run_id, await self._storage.newest_checkpoint(row.thread_id))
         before = await self._conversation.stored(way.left)
-        ids = [message_id(message, index) for index, message in enumerate(before)]
+        ids = message_ids(before)
         if at is not None:
             await self._fork(at, way)
             kept = await self._kept()
@@ -154,7 +154,7 @@ class Rewind:
         return kept
 
     async def _kept(self) -> set[str]:
-        return {message_id(message, index) for index, message in enumerate(await self._conversation.stored())}
+        return set(message_ids(await self._conversation.stored()))
 
     async def _fork(self, checkpoint_id: str | None, way: _Way | None = None) -> None:
         """Make a copy of that checkpoint the thread's newest, whole; None: an empty one."""
@@ -200,7 +200,7 @@ class Rewind:
         if base is None:
             return None, ids[ids.index(turn) :] if turn in ids else []
         stored = await self._conversation.stored(base[0]) if base[0] else []
-        kept = {message_id(message, index) for index, message in enumerate(stored)}
+        kept = set(message_ids(stored))
         return base, [identity for identity in ids if identity not in kept]
 
 
