@@ -95,7 +95,7 @@ class Question:
         await self._commit(frames, *marks)
 
     async def _remains(self, run_id: str) -> Remains:
-        return Remains(run_id, ((data, origin) for _, data, origin in await self._record.read()))
+        return Remains(run_id, await self._record.read())
 
     async def _commit(self, frames: list[dict[str, Any]], *marks: Mark) -> None:
         for frame in frames:

@@ -19,9 +19,9 @@ _COUNTS = ("input_tokens", "output_tokens", "total_tokens")
 
 
 class Remains:
-    """See the module. Fed the thread's frames in order."""
+    """See the module. Fed the thread's frames in order, as the journal has them: number, bytes, origin."""
 
-    def __init__(self, run_id: str, frames: Iterable[tuple[bytes, Origin | None]]) -> None:
+    def __init__(self, run_id: str, frames: Iterable[tuple[int, bytes, Origin | None]]) -> None:
         self._run_id = run_id
         self._answers: dict[str, tuple[Answer, Said]] = {}
         #: What was told of each message, by its id: its text.
@@ -35,7 +35,7 @@ class Remains:
         #: The sum of what was told; None where nothing was.
         self.usage: dict[str, int] | None = None
         texts: dict[str, list[str]] = {}
-        for data, origin in frames:
+        for _seq, data, origin in frames:
             frame = orjson.loads(data)
             if frame["type"] == "message":
                 # It has no run's id; each is the thread's newest of that id.

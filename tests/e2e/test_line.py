@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from playwright.async_api import Error as PlaywrightError
-from playwright.async_api import WebSocketRoute, expect
+from playwright.async_api import Page, WebSocketRoute, expect
 
 from conftest import Serve
 from e2e.conftest import Open
@@ -68,8 +68,8 @@ async def test_two_tabs_on_one_thread(serve: Serve, open_page: Open) -> None:
     assert await said(one).inner_text() == await said(two).inner_text()
 
 
-async def test_what_is_typed_without_a_server_goes_out_once(process: ServerProcess, open_page: Open) -> None:
-    """While the server is away the page says so and keeps what is typed, seen as waiting; it is sent once, in order."""
+async def typed_without_a_server(process: ServerProcess, open_page: Open) -> Page:
+    """A page with one turn that is over, and two messages typed since its server died."""
     page = await open_page(process.url)
     await say(page, "one")
     await expect(answers(page)).to_contain_text("You said: one")
@@ -79,6 +79,12 @@ async def test_what_is_typed_without_a_server_goes_out_once(process: ServerProce
     await expect(line(page, "Reconnecting")).to_be_visible()
     for text in ("two", "three"):
         await say(page, text)
+    return page
+
+
+async def test_what_is_typed_without_a_server_goes_out_once(process: ServerProcess, open_page: Open) -> None:
+    """While the server is away the page says so and keeps what is typed, seen as waiting; it is sent once, in order."""
+    page = await typed_without_a_server(process, open_page)
     await expect(page.get_by_text("Waiting to be sent")).to_have_count(2)
     await restart(process)
     await expect(answers(page)).to_have_count(3)
@@ -89,15 +95,7 @@ async def test_what_is_typed_without_a_server_goes_out_once(process: ServerProce
 
 async def test_what_is_typed_without_a_server_outlives_a_reload(process: ServerProcess, open_page: Open) -> None:
     """What waits to be sent is kept by the tab: it goes out once the page is back, in new threads and old ones."""
-    page = await open_page(process.url)
-    await say(page, "one")
-    await expect(answers(page)).to_contain_text("You said: one")
-    # Its end is told: what becomes of an answer that is cut off is another test's.
-    await expect(button(page, "Stop")).to_be_hidden()
-    await process.kill()
-    await expect(line(page, "Reconnecting")).to_be_visible()
-    for text in ("two", "three"):
-        await say(page, text)
+    page = await typed_without_a_server(process, open_page)
     await button(page, "New chat").click()
     await say(page, "elsewhere")
     await expect(page.get_by_text("Waiting to be sent")).to_have_count(1)
