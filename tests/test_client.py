@@ -859,6 +859,8 @@ import logging, os, signal, sys, threading
 from threadwire.client import connect_sync
 # In dev mode asyncio tells of each step that took 0.1 s, which on a busy machine any may.
 logging.getLogger("asyncio").setLevel(logging.ERROR)
+# Where the tests run in a shell's background, it is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def press():
     sys.stdin.readline()
     os.kill(os.getpid(), signal.SIGINT)
