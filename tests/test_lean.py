@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import gzip
 import json
-from collections.abc import AsyncIterator, Callable
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -19,14 +20,16 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain_core.callbacks import AsyncCallbackHandler
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.tools import tool
+from langchain_core.tracers._streaming import _StreamingCallbackHandler
 from openai._streaming import SSEDecoder
 from pydantic import BaseModel, SecretStr
 
 from harness import eventually
+from threadwire.busy import Busy
 from threadwire.models import lean, open_model, sse
 from threadwire.models.transport import AiohttpTransport
 from threadwire.settings import Model as Settings
@@ -100,9 +103,20 @@ async def provider() -> AsyncIterator[Provider]:
     server.close()
 
 
+class Steady(Busy):
+    """Always as busy, whatever the machine does beside."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self._share = share
+
+    def share(self) -> float:
+        return self._share
+
+
 @asynccontextmanager
-async def both(provider: Provider) -> AsyncIterator[list[langchain_openai.ChatOpenAI]]:
-    """The stock model and the lean one, as the settings open them."""
+async def both(provider: Provider, share: float = 0.0) -> AsyncIterator[list[langchain_openai.ChatOpenAI]]:
+    """The stock model and the lean one, as the settings open them, on a loop that is so busy."""
     settings = Settings(
         name="openai:gpt-4o", base_url=f"http://127.0.0.1:{provider.port}/v1", max_tokens=9, api_key=SecretStr("sk-x")
     )
@@ -113,7 +127,14 @@ async def both(provider: Provider) -> AsyncIterator[list[langchain_openai.ChatOp
         assert not isinstance(stock.chat_model, lean.ChatOpenAI)
         for model in (stock.chat_model, slim.chat_model):
             model.root_async_client.max_retries = 0
+        _transport_of(slim.chat_model)._busy = Steady(share)
         yield [stock.chat_model, slim.chat_model]
+
+
+def _transport_of(model: langchain_openai.ChatOpenAI) -> AiohttpTransport:
+    transport = model.root_async_client._client._transport
+    assert isinstance(transport, AiohttpTransport)
+    return transport
 
 
 class Heard(AsyncCallbackHandler):
@@ -283,6 +304,104 @@ async def test_streams_are_the_same(provider: Provider) -> None:
             errors |= set(expected[2][:1])
     # The corpus has more than answers: an APIError, a cut connection, no JSON, no UTF-8, no chunk.
     assert len(errors) > 6
+
+
+class InPlace(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
+    """As the server listens to a run."""
+
+    run_inline = raise_error = True
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+
+    def tap_output_aiter(self, run_id: UUID, output: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        return output
+
+    def tap_output_iter(self, run_id: UUID, output: Iterator[Any]) -> Iterator[Any]:
+        return output
+
+    def on_llm_new_token(self, token: Any, *, chunk: Any = None, **kwargs: Any) -> None:
+        message = chunk.message
+        self.said.append((token, chunk.model_copy(deep=True), chunk.model_fields_set, message.model_fields_set))
+        self.said.append((type(message), vars(message).keys(), kwargs["run_id"], kwargs["tags"]))
+
+    def on_llm_end(self, response: Any, **_: Any) -> None:
+        self.said.append(response)
+
+
+async def answered(model: Any) -> tuple[Any, list[Any], list[Any]]:
+    """What a call gives whose tokens are heard in place, what is heard, and the error it ends with."""
+    listener, answer, error = InPlace(), None, []
+    try:
+        answer = await model.ainvoke("hi", {"run_id": RUN_ID, "callbacks": [listener], "tags": ["t"]})
+    except Exception as raised:
+        error = [type(raised), str(raised), type(raised.__cause__), str(raised.__cause__)]
+    return answer, listener.said, error
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+async def test_answers_heard_in_place_are_the_same(provider: Provider) -> None:
+    """Past LangChain's manager and its list of chunks come the same tokens, the same answer and the same errors."""
+    async with both(provider) as (stock, slim):
+        for name, pieces in CORPUS.items():
+            provider.streams(*pieces)
+            assert await answered(slim) == await answered(stock), name
+
+
+async def test_no_chunk_is_kept(provider: Provider) -> None:
+    """What has been told of an answer is not held until the answer is whole, but for its text."""
+    alive: list[int] = []
+    made: list[weakref.ref[AIMessageChunk]] = []
+
+    class Weak(InPlace):
+        def on_llm_new_token(self, token: Any, *, chunk: Any = None, **kwargs: Any) -> None:
+            made.append(weakref.ref(chunk.message))
+            alive.append(sum(each() is not None for each in made))
+
+    provider.streams(*[HELLO] * 50, STOP, DONE)
+    async with both(provider) as (_, slim):
+        answer = await slim.ainvoke("hi", {"callbacks": [Weak()]})
+    assert answer.content == "Hello" * 50
+    assert len(alive) > 50
+    assert max(alive) < 5
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+async def test_a_busy_loop_has_the_same_in_fewer_chunks(provider: Provider) -> None:
+    """Texts that were read together are one chunk; the sum of all, the end and the error are the stock model's."""
+    fewer = 0
+    async with both(provider, share=1.0) as (stock, slim):
+        for name, pieces in CORPUS.items():
+            provider.streams(*pieces)
+            (expected, tokens, end), (got, tokens_got, end_got) = await heard(stock), await heard(slim)
+            assert end_got == end, name
+            assert joined(got) == joined(expected), name
+            assert joined(tokens_got) == joined(tokens), name
+            fewer += len(got) < len(expected)
+    assert fewer > 3
+
+
+def joined(told: list[Any]) -> list[Any]:
+    """The same, with texts that follow each other in one."""
+    found: list[Any] = []
+    for each in told:
+        chunk = each[0] if isinstance(each, tuple) else each
+        if isinstance(each, tuple) and isinstance(each[1], ChatGenerationChunk):
+            chunk = each[1].message
+        if not isinstance(chunk, AIMessageChunk):
+            found.append(chunk)
+        elif found and isinstance(found[-1], AIMessageChunk) and is_text(chunk) and is_text(found[-1]):
+            found[-1] = found[-1] + chunk
+        else:
+            found.append(chunk)
+    return found
+
+
+def is_text(chunk: AIMessageChunk) -> bool:
+    """Whether it says no more than a text."""
+    return chunk == AIMessageChunk(content=chunk.content, id=chunk.id, response_metadata=chunk.response_metadata) and (
+        isinstance(chunk.content, str) and chunk.response_metadata.keys() <= {"model_provider"}
+    )
 
 
 async def test_chunks_have_nothing_in_common(provider: Provider) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 #: The part of its time for which a loop works: from the first on it has to do with things, at the second it is full.
-EASY, FULL = 0.3, 0.6
+EASY, FULL = 0.2, 0.4
 #: For so long it is watched before it is judged anew, in seconds.
 _WATCHED = 0.25
 

@@ -7,10 +7,9 @@ test holds against the stock one. Importing this module imports langchain_openai
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import langchain_openai
 import orjson
@@ -19,9 +18,10 @@ from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from openai import AsyncOpenAI
 from openai.resources.chat import AsyncCompletions
-from pydantic import BaseModel, PrivateAttr, model_validator
+from pydantic import PrivateAttr, model_validator
 
-from threadwire.models.sse import LeanStream
+from threadwire.models.sse import LeanStream, Text
+from threadwire.models.telling import Telling, is_in_place, sayer
 
 #: What ``create`` takes that is no part of the body: by the SDK's name for it, the name of the request's option.
 _OPTIONS = {"extra_headers": "headers", "extra_query": "params", "extra_body": "extra_json", "timeout": "timeout"}
@@ -31,17 +31,19 @@ _PARAMETERS = inspect.signature(AsyncCompletions.create).parameters.keys()
 class ChatOpenAI(langchain_openai.ChatOpenAI):
     """The stock one with a lean stream; under its name, so that events, filters and traces know it.
 
-    Only ``astream`` is another; all other ways, the Responses API and structured output are the SDK's own.
+    Only its streams are others; all other ways, the Responses API and structured output are the SDK's own.
     """
 
-    #: Makes what the stock one makes of a chunk that says no more than a text.
+    #: What the stock one makes of a chunk that says no more than a text.
+    _blank: ChatGenerationChunk | None = PrivateAttr(default=None)
+    #: Makes the like of it.
     _say: Callable[[str], ChatGenerationChunk] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _stream_lean(self) -> Self:
         nothing = {"choices": [{"delta": {"content": ""}}]}
-        blank = super()._convert_chunk_to_generation_chunk(nothing, AIMessageChunk, {})
-        self._say = None if blank is None else _sayer(blank)
+        self._blank = super()._convert_chunk_to_generation_chunk(nothing, AIMessageChunk, {})
+        self._say = None if self._blank is None else sayer(self._blank)
         if self.root_async_client is not None:  # else the caller has given a client of another kind
             # Assigned and not given to the constructor, which would then make no root_async_client.
             self.async_client = LeanCompletions(self.root_async_client)
@@ -54,40 +56,29 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        manager = None if run_manager is None else _in_place(run_manager)
-        return await super()._agenerate_with_cache(messages, stop, manager, **kwargs)
+        if run_manager is None or self._blank is None or not self._may_tell(run_manager, kwargs):
+            return await super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)
+        with Telling(run_manager, self._blank) as telling:
+            return await super()._agenerate_with_cache(messages, stop, telling.manager, **kwargs)
+
+    def _may_tell(self, manager: AsyncCallbackManagerForLLMRun, kwargs: dict[str, Any]) -> bool:
+        """Whether LangChain does no more with a chunk of text than to tell it to handlers in place, and keep it."""
+        if self.output_version == "v1" or not all(map(is_in_place, manager.handlers)):
+            return False
+        return not self._should_use_protocol_streaming(async_api=True, run_manager=manager, **kwargs)
 
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
     ) -> ChatGenerationChunk | None:
-        text = None if base_generation_info or default_chunk_class is not AIMessageChunk else _text_of(chunk)
-        # By its name, a private attribute goes through a method of pydantic's that takes as long as all that follows.
-        if text is not None and (say := (self.__pydantic_private__ or {}).get("_say")) is not None:
-            made: ChatGenerationChunk = say(text)
-            return made
+        if type(chunk) is Text and not base_generation_info and default_chunk_class is AIMessageChunk:
+            if chunk.telling is not None:
+                return chunk.telling.made(chunk.text)
+            # By its name, a private attribute goes through a method of pydantic's that takes as long as all the rest.
+            say = (self.__pydantic_private__ or {}).get("_say")
+            if say is not None:
+                made: ChatGenerationChunk = say(chunk.text)
+                return made
         return super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
-
-
-class _InPlace(AsyncCallbackManagerForLLMRun):
-    """Calls its handlers for a token and no more: LangChain's own sees what kind each is, and gathers the others."""
-
-    async def on_llm_new_token(self, token: Any, *, chunk: Any = None, **told: Any) -> None:
-        for handler in self.handlers:
-            if not handler.ignore_llm:
-                handler.on_llm_new_token(
-                    token, chunk=chunk, run_id=self.run_id, parent_run_id=self.parent_run_id, tags=self.tags, **told
-                )
-
-
-def _in_place(manager: AsyncCallbackManagerForLLMRun) -> AsyncCallbackManagerForLLMRun:
-    """The same, told tokens sooner where all who listen are called in place and may raise."""
-    for handler in manager.handlers:
-        plain = handler.run_inline and handler.raise_error
-        if not plain or inspect.iscoroutinefunction(handler.on_llm_new_token):
-            return manager
-    made = copy.copy(manager)
-    made.__class__ = _InPlace
-    return made
 
 
 class LeanCompletions:
@@ -125,54 +116,3 @@ def _encoded(parameters: dict[str, Any]) -> bytes | None:
         return orjson.dumps(parameters)
     except orjson.JSONEncodeError:
         return None
-
-
-def _text_of(chunk: dict[str, Any]) -> str | None:
-    """The text, of a chunk that brings nothing else."""
-    if not (choices := chunk.get("choices")) or chunk.get("usage"):
-        return None
-    choice, text = choices[0], None
-    if type(choice) is not dict or choice.get("finish_reason") or choice.get("logprobs"):
-        return None
-    if type(delta := choice["delta"]) is not dict:
-        return None
-    for name, value in delta.items():
-        if name == "content":
-            text = value
-        elif value is not None and (name != "role" or value != "assistant"):
-            return None
-    return text if type(text) is str else None
-
-
-def _sayer(blank: ChatGenerationChunk) -> Callable[[str], ChatGenerationChunk]:
-    """What makes chunks of a text that are else like one: validating each would cost 15 µs, this takes 3."""
-    message_like, chunk_like = _maker(blank.message), _maker(blank)
-    return lambda text: chunk_like(text=text, message=message_like(content=text))
-
-
-Made = TypeVar("Made", bound=BaseModel)
-
-
-def _maker(blank: Made) -> Callable[..., Made]:
-    """What makes copies with nothing in common, and with other fields, not validated."""
-    kind, fields, fields_set, extra = (
-        blank.__class__,
-        blank.__dict__,
-        blank.__pydantic_fields_set__,
-        blank.__pydantic_extra__,
-    )
-    own = [name for name, value in fields.items() if type(value) in (dict, list)]
-    put = object.__setattr__
-
-    def make(**changes: Any) -> Made:
-        made = kind.__new__(kind)
-        values = fields | changes
-        for name in own:
-            values[name] = values[name].copy()
-        put(made, "__dict__", values)
-        put(made, "__pydantic_fields_set__", fields_set.copy())
-        put(made, "__pydantic_extra__", None if extra is None else {})
-        put(made, "__pydantic_private__", None)
-        return made
-
-    return make

@@ -1,7 +1,7 @@
 """How often the stream of a provider is looked at: at once while there is time, in steps while there is little.
 
 To look costs more than what is found: a wake-up, a read, a write for each token of each session. Where the loop has
-nothing to spare, the socket is left alone for up to 40 ms, and what came meanwhile is read in one; streams that are due
+nothing to spare, the socket is left alone for up to 37 ms, and what came meanwhile is read in one; streams that are due
 at nearly the same time are read one after the other, by code that is still warm. Nobody sees it: text still comes 25
 times a second, and the first word of an answer at once.
 """
@@ -14,34 +14,58 @@ from math import ceil
 from threadwire.busy import Busy
 
 #: Seconds between two looks at one stream, at most.
-LONGEST = 0.04
+LONGEST = 0.0375
 #: Looks are taken at multiples of this, in seconds.
-TICK = 0.01
+TICK = 0.005
 #: A piece of so many bytes has many tokens in it.
 ENOUGH = 4096
+
+
+class Grid:
+    """The moments at which streams are looked at again: one timer for all that are due at one."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._due: dict[int, list[Looks]] = {}
+
+    def put_off(self, looks: Looks, seconds: float) -> None:
+        """Look again in so many seconds, or a little later."""
+        tick = ceil((self._loop.time() + seconds) / TICK)
+        waiting = self._due.get(tick)
+        if waiting is None:
+            waiting = self._due[tick] = []
+            self._loop.call_at(tick * TICK, self._come, tick)
+        waiting.append(looks)
+
+    def _come(self, tick: int) -> None:
+        for looks in self._due.pop(tick):
+            looks.again()
 
 
 class Looks:
     """At one stream, on one connection."""
 
-    def __init__(self, busy: Busy, transport: asyncio.Transport) -> None:
+    def __init__(self, busy: Busy, grid: Grid, transport: asyncio.Transport) -> None:
         self._busy = busy
+        self._grid = grid
         self._transport = transport
-        self._loop = asyncio.get_running_loop()
-        self._next: asyncio.TimerHandle | None = None
+        self._put_off = False
 
-    def took(self, piece: bytes) -> None:
-        """That was found, and more is to come: leave the socket alone for a while, if there is much else to do."""
+    def took(self, piece: bytes) -> bool:
+        """That was found, and more is to come: leave the socket alone for a while, if there is much else to do.
+
+        Returns whether there is.
+        """
         share = self._busy.share()
-        if share and len(piece) < ENOUGH and self._next is None and not self._transport.is_closing():
+        if share and len(piece) < ENOUGH and not self._put_off and not self._transport.is_closing():
             self._transport.pause_reading()
-            due = self._loop.time() + (LONGEST - TICK) * share
-            self._next = self._loop.call_at(ceil(due / TICK) * TICK, self.again)
+            self._put_off = True
+            self._grid.put_off(self, (LONGEST - TICK) * share)
+        return bool(share)
 
     def again(self) -> None:
         """It is time; or the connection is given back, which others will read from."""
-        if self._next is not None:
-            self._next.cancel()
-            self._next = None
+        if self._put_off:
+            self._put_off = False
             if not self._transport.is_closing():
                 self._transport.resume_reading()

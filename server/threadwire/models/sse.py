@@ -7,14 +7,15 @@ unless the SDK's type makes something else of it than LangChain would see in the
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import orjson
 from openai import AsyncStream
 from openai.types.chat import ChatCompletionChunk
 
-from threadwire.models.transport import body_of
+from threadwire.models.telling import CURRENT, Telling
+from threadwire.models.transport import Body, body_of
 
 
 class LeanStream(AsyncStream[object]):
@@ -22,7 +23,7 @@ class LeanStream(AsyncStream[object]):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._decoder: Any = _Decoder(self._decoder, body_of(self.response))
+        self._decoder: Any = _Decoder(self._decoder, body_of(self.response), CURRENT.get())
         self._events: AsyncIterator[Any] = super()._iter_events()
         # An event that is left to the SDK.
         self._left: _Event | None = None
@@ -56,32 +57,106 @@ class LeanStream(AsyncStream[object]):
 class _Decoder:
     """The SDK's ``SSEBytesDecoder``: events that are ``data`` alone; from the first other field on, its own decoder."""
 
-    def __init__(self, stock: Any, body: AsyncIterator[bytes] | None) -> None:
+    def __init__(self, stock: Any, body: Body | None, telling: Telling | None = None) -> None:
         self._stock = stock
         self._body = body
+        self._telling = telling
+        self._lines = _Lines()
+        self._data: list[str] = []
+        self._only_data = True
 
     async def aiter_bytes(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[_Event]:
-        """The events; one that no blank line ends is none."""
-        data: list[str] = []
-        only_data = True
-        lines = _Lines()
+        """The events; one that no blank line ends is none.
+
+        Text that is told is one event, which comes when something else does, or the end.
+        """
+        said = _Said()
         # Past httpx2, whose four generators around each piece cost 15 µs.
         async for piece in self._body or pieces:
-            for line in map(bytes.decode, lines.feed(piece)):
-                if not only_data:
-                    if event := self._stock.decode(line):
-                        yield _Event(event.data, event.event)
-                elif line.startswith("data:"):
-                    data.append(line[6:] if line.startswith("data: ") else line[5:])
-                elif not line:
-                    if data:
-                        yield _Event("\n".join(data))
-                        data = []
-                elif not line.startswith(":"):
-                    only_data = False
-                    for value in data:
-                        self._stock.decode(f"data: {value}")
-                    self._stock.decode(line)
+            events = self._ended(piece)
+            if self._body is not None and self._body.hurried:
+                events = _joined(events)
+            for event in events:
+                if (telling := self._telling) is not None:
+                    chunk = event.plain()
+                    if type(chunk) is Text:
+                        telling.tell(chunk.text)
+                        said.add(chunk)
+                        continue
+                    if said.like:
+                        yield said.taken(telling)
+                    if not _is_the_assistants(chunk):
+                        # What follows is of another kind, which LangChain knows.
+                        self._telling = None
+                yield event
+        if said.like:
+            yield said.taken(self._telling)
+
+    def _ended(self, piece: bytes) -> Iterator[_Event]:
+        """The events that end in this piece."""
+        for line in map(bytes.decode, self._lines.feed(piece)):
+            if not self._only_data:
+                if event := self._stock.decode(line):
+                    yield _Event(event.data, event.event)
+            elif line.startswith("data:"):
+                self._data.append(line[6:] if line.startswith("data: ") else line[5:])
+            elif not line:
+                if self._data:
+                    yield _Event("\n".join(self._data))
+                    self._data = []
+            elif not line.startswith(":"):
+                self._only_data = False
+                for value in self._data:
+                    self._stock.decode(f"data: {value}")
+                self._stock.decode(line)
+
+
+def _joined(events: Iterator[_Event]) -> Iterator[_Event]:
+    """The same, but texts that follow each other are one: each would cost its way through LangChain by itself."""
+    said = _Said()
+    try:
+        for event in events:
+            chunk = event.plain()
+            if type(chunk) is Text:
+                said.add(chunk)
+                continue
+            if said.like:
+                yield said.taken()
+            yield event
+    except UnicodeDecodeError:
+        # What came before it in its piece has been said.
+        if said.like:
+            yield said.taken()
+        raise
+    if said.like:
+        yield said.taken()
+
+
+class _Said:
+    """Texts that follow each other."""
+
+    __slots__ = ("like", "texts")
+
+    def __init__(self) -> None:
+        #: The first of them; None: there is none.
+        self.like: Text | None = None
+        self.texts: list[str] = []
+
+    def add(self, chunk: Text) -> None:
+        """One more; but for the first only its text is kept."""
+        if self.like is None:
+            self.like = chunk
+        self.texts.append(chunk.text)
+
+    def taken(self, telling: Telling | None = None) -> _Event:
+        """All of them as one, for the rest like the first, which has been told if there is ``telling``."""
+        assert self.like is not None  # noqa: S101 -- the caller looked
+        (choice,) = self.like["choices"]
+        text = "".join(self.texts)
+        choices = [choice | {"delta": choice["delta"] | {"content": text}}]
+        joined = Text(self.like | {"choices": choices}, text, telling)
+        self.like, self.texts = None, []
+        return _Event("", plain=joined)
 
 
 class _Lines:
@@ -110,27 +185,43 @@ class _Lines:
         return lines
 
 
+class Text(dict[str, Any]):
+    """A chunk that says no more than a text (``text``), which has been told already if there is ``telling``."""
+
+    __slots__ = ("telling", "text")
+
+    def __init__(self, chunk: dict[str, Any], text: str, telling: Telling | None = None) -> None:
+        super().__init__(chunk)
+        self.text = text
+        self.telling = telling
+
+
 class _Event:
     """As much of the SDK's ``ServerSentEvent`` as its stream asks for."""
 
-    __slots__ = ("data", "event")
+    __slots__ = ("_plain", "data", "event")
 
-    def __init__(self, data: str, event: str | None = None) -> None:
+    def __init__(self, data: str, event: str | None = None, plain: dict[str, Any] | None = None) -> None:
         self.data = data
         self.event = event
+        self._plain = plain
 
     def plain(self) -> dict[str, Any] | None:
         """The chunk, where nothing has to be done about it."""
-        if self.event is not None:
-            return None
-        try:
-            chunk = orjson.loads(self.data)
-        except orjson.JSONDecodeError:
-            return None
-        return chunk if type(chunk) is dict and not chunk.get("error") and _is_plain(chunk) else None
+        if self._plain is None and self.event is None:
+            try:
+                chunk = orjson.loads(self.data)
+            except orjson.JSONDecodeError:
+                return None
+            if type(chunk) is dict and not chunk.get("error") and _is_plain(chunk):
+                text = _text_of(chunk)
+                self._plain = chunk if text is None else Text(chunk, text)
+        return self._plain
 
     def json(self) -> Any:
         """The chunk."""
+        if self._plain is not None:
+            return self._plain
         try:
             chunk = orjson.loads(self.data)
         except orjson.JSONDecodeError:
@@ -155,3 +246,30 @@ def _is_plain(chunk: Any) -> bool:
         return False
     calls = delta.get("tool_calls")
     return not calls or all("index" in call and type(call.get("function")) is dict for call in calls)
+
+
+def _is_the_assistants(chunk: dict[str, Any] | None) -> bool:
+    """Whether LangChain makes of what follows a chunk what it would have without it."""
+    if chunk is None:
+        return False
+    choices = chunk.get("choices")
+    delta = choices[0].get("delta") if choices and type(choices[0]) is dict else None
+    return type(delta) is not dict or delta.get("role") in (None, "assistant")
+
+
+def _text_of(chunk: dict[str, Any]) -> str | None:
+    """The text, of a plain chunk that brings nothing else."""
+    choices = chunk.get("choices")
+    if not choices or len(choices) > 1 or chunk.get("usage"):
+        return None
+    choice, text = choices[0], None
+    if type(choice) is not dict or choice.get("finish_reason") or choice.get("logprobs"):
+        return None
+    if type(delta := choice.get("delta")) is not dict:
+        return None
+    for name, value in delta.items():
+        if name == "content":
+            text = value
+        elif value is not None and (name != "role" or value != "assistant"):
+            return None
+    return text if type(text) is str else None

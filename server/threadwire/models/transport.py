@@ -7,7 +7,6 @@ transport too (``DefaultAioHttpClient``), which takes a refused connection for a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any, Self
 from urllib.request import getproxies
 
@@ -17,7 +16,7 @@ import openai
 import yarl
 
 from threadwire.busy import Busy
-from threadwire.models.looks import Looks
+from threadwire.models.looks import Grid, Looks
 
 #: As the SDK's own client has it (``openai._constants.DEFAULT_CONNECTION_LIMITS``).
 MAX_CONNECTIONS = 1000
@@ -55,6 +54,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         self._ssl = httpx2.create_ssl_context()
         self._session: aiohttp.ClientSession | None = None
         self._busy = busy or Busy()
+        self._grid: Grid | None = None
         #: What each connection has read last.
         self._reading: dict[Any, aiohttp.StreamReader] = {}
 
@@ -100,7 +100,9 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         """Where it is events, and not all of them are here."""
         if response.content_type != EVENTS or response.connection is None or response.connection.transport is None:
             return None
-        return Looks(self._busy, response.connection.transport)
+        if self._grid is None:
+            self._grid = Grid()
+        return Looks(self._busy, self._grid, response.connection.transport)
 
     def _watch(self, response: aiohttp.ClientResponse) -> None:
         """See to it that a connection's end is one for who reads from it.
@@ -134,7 +136,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         return self._session
 
 
-def body_of(response: Any) -> AsyncIterator[bytes] | None:
+def body_of(response: Any) -> Body | None:
     """The body of a response as aiohttp reads it, if it came this way and is not compressed."""
     return None if response.headers.get("content-encoding") else response.extensions.get(_BODY)
 
@@ -147,6 +149,8 @@ class Body(httpx2.AsyncByteStream):
         self._looks = looks
         self._content = response.content
         self._read = response.content.readany
+        #: There is no time to spare for what has been read last.
+        self.hurried = False
 
     def __aiter__(self) -> Self:
         return self
@@ -159,7 +163,7 @@ class Body(httpx2.AsyncByteStream):
         if not piece:
             raise StopAsyncIteration
         if self._looks is not None and not self._content.is_eof():
-            self._looks.took(piece)
+            self.hurried = self._looks.took(piece)
         return piece
 
     async def aclose(self) -> None:
