@@ -70,27 +70,32 @@ class _Decoder:
 
         Text that is told is one event, which comes when something else does, or the end.
         """
-        said = _Said()
+        said = _Said(self._telling) if self._telling is not None else None
         # Past httpx2, whose four generators around each piece cost 15 µs.
         async for piece in self._body or pieces:
-            events = self._ended(piece)
-            if self._body is not None and self._body.hurried:
-                events = _joined(events)
-            for event in events:
-                if (telling := self._telling) is not None:
-                    chunk = event.plain()
-                    if type(chunk) is Text:
-                        telling.tell(chunk.text)
-                        said.add(chunk)
-                        continue
-                    if said.like:
-                        yield said.taken(telling)
-                    if not _is_the_assistants(chunk):
-                        # What follows is of another kind, which LangChain knows.
-                        self._telling = None
-                yield event
-        if said.like:
-            yield said.taken(self._telling)
+            at_once = self._body is None or not self._body.hurried
+            try:
+                for event in self._ended(piece):
+                    if said is not None:
+                        chunk = event.plain()
+                        if type(chunk) is Text:
+                            said.add(chunk)
+                            if at_once:
+                                said.tell()
+                            continue
+                        said.tell()
+                        if said.like is not None:
+                            yield said.taken()
+                        if not _is_the_assistants(chunk):
+                            # What follows is of another kind, which LangChain knows.
+                            said = None
+                    yield event
+            finally:
+                # Also where what follows in the piece is broken.
+                if said is not None:
+                    said.tell()
+        if said is not None and said.like is not None:
+            yield said.taken()
 
     def _ended(self, piece: bytes) -> Iterator[_Event]:
         """The events that end in this piece."""
@@ -111,51 +116,40 @@ class _Decoder:
                 self._stock.decode(line)
 
 
-def _joined(events: Iterator[_Event]) -> Iterator[_Event]:
-    """The same, but texts that follow each other are one: each would cost its way through LangChain by itself."""
-    said = _Said()
-    try:
-        for event in events:
-            chunk = event.plain()
-            if type(chunk) is Text:
-                said.add(chunk)
-                continue
-            if said.like:
-                yield said.taken()
-            yield event
-    except UnicodeDecodeError:
-        # What came before it in its piece has been said.
-        if said.like:
-            yield said.taken()
-        raise
-    if said.like:
-        yield said.taken()
-
-
 class _Said:
-    """Texts that follow each other."""
+    """Text that is told, since something else came."""
 
-    __slots__ = ("like", "texts")
+    __slots__ = ("_telling", "_texts", "_told", "like")
 
-    def __init__(self) -> None:
-        #: The first of them; None: there is none.
+    def __init__(self, telling: Telling) -> None:
+        self._telling = telling
+        #: The first chunk of it; None: there is none.
         self.like: Text | None = None
-        self.texts: list[str] = []
+        self._texts: list[str] = []
+        # How many of them have been told.
+        self._told = 0
 
     def add(self, chunk: Text) -> None:
         """One more; but for the first only its text is kept."""
         if self.like is None:
             self.like = chunk
-        self.texts.append(chunk.text)
+        self._texts.append(chunk.text)
 
-    def taken(self, telling: Telling | None = None) -> _Event:
-        """All of them as one, for the rest like the first, which has been told if there is ``telling``."""
+    def tell(self) -> None:
+        """Tell what has not been told, in one."""
+        if self._told < len(self._texts):
+            text = "".join(self._texts[self._told :])
+            self._told = len(self._texts)
+            self._telling.tell(text)
+
+    def taken(self) -> _Event:
+        """All of it, told, as one, for the rest like the first."""
         assert self.like is not None  # noqa: S101 -- the caller looked
         (choice,) = self.like["choices"]
-        text = "".join(self.texts)
+        text = "".join(self._texts)
         choices = [choice | {"delta": choice["delta"] | {"content": text}}]
-        joined = Text(self.like | {"choices": choices}, text, telling)
-        self.like, self.texts = None, []
+        joined = Text(self.like | {"choices": choices}, text, self._telling)
+        self.like, self._texts, self._told = None, [], 0
         return _Event("", plain=joined)
 
 
