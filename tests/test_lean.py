@@ -57,6 +57,8 @@ class Provider:
     paths: list[str] = field(default_factory=list)
     open: int = 0
     connections: int = 0
+    #: Seconds between two pieces.
+    pause: float = 0.0
 
     def streams(self, *pieces: Piece, headers: list[str] | None = None) -> None:
         self.answer = lambda _: (200, [HEADERS, *(headers or [])], list(pieces))
@@ -86,7 +88,7 @@ class Provider:
                     return False
                 writer.write(piece if isinstance(piece, Raw) else b"%x\r\n%s\r\n" % (len(piece), piece))
                 await writer.drain()
-                await asyncio.sleep(0)
+                await asyncio.sleep(self.pause)
             writer.write(b"0\r\n\r\n")
             await writer.drain()
         finally:
@@ -282,6 +284,9 @@ CORPUS: dict[str, list[Piece]] = {
     "no json": [HELLO, b"data: {nope\n\n"],
     "html": [b"<html>502</html>\n\n"],
     "no utf-8": [HELLO, b'data: {"choices": [{"delta": {"content": "\xff"}}]}\n\n'],
+    "no utf-8 behind texts": [FIRST, HELLO + HELLO + b'data: {"choices": [{"delta": {"content": "\xff"}}]}\n\n'],
+    "a type": [HELLO, chunk({"content": "x"}, type="content.delta"), HELLO, STOP, DONE],
+    "wrapped": [HELLO, event({"chunk": {"choices": [{"delta": {"role": "user", "content": "w"}}]}}), HELLO, STOP, DONE],
     "half a surrogate": [HELLO.replace(b"Hello", b"\\ud83d"), STOP, DONE],
     "no number": [chunk({"content": "a"}, x=float("nan")), STOP, DONE],
     "a list": [event([1, 2])],
@@ -309,7 +314,7 @@ async def test_streams_are_the_same(provider: Provider) -> None:
 class InPlace(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
     """As the server listens to a run."""
 
-    run_inline = raise_error = True
+    run_inline = raise_error = hears_in_place = True
 
     def __init__(self) -> None:
         self.said: list[Any] = []
@@ -346,6 +351,54 @@ async def test_answers_heard_in_place_are_the_same(provider: Provider) -> None:
         for name, pieces in CORPUS.items():
             provider.streams(*pieces)
             assert await answered(slim) == await answered(stock), name
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+async def test_who_hears_in_place_may_end_it(provider: Provider, share: float) -> None:
+    """What is raised where a token is heard ends the call as it is, and nothing more is told."""
+
+    class Stops(InPlace):
+        def on_llm_new_token(self, token: Any, *, chunk: Any = None, **kwargs: Any) -> None:
+            super().on_llm_new_token(token, chunk=chunk, **kwargs)
+            if "Hello" in token:
+                raise ValueError("no more")
+
+    listener = Stops()
+    provider.streams(FIRST, HELLO, HELLO, HELLO, STOP, DONE)
+    async with both(provider, share) as (_, slim):
+        with pytest.raises(ValueError, match="no more"):
+            await slim.ainvoke("hi", {"callbacks": [listener]})
+    assert sum("Hello" in said[0] for said in listener.said if isinstance(said[0], str)) == 1
+    await eventually(lambda: provider.open == 0, "the request is closed")
+
+
+async def test_calls_in_a_call_are_told_apart(provider: Provider) -> None:
+    """What is asked of the same model while one of its calls is heard in place is another call."""
+    inner: list[asyncio.Task[Any]] = []
+
+    class Asks(InPlace):
+        def on_llm_new_token(self, token: Any, *, chunk: Any = None, **kwargs: Any) -> None:
+            super().on_llm_new_token(token, chunk=chunk, **kwargs)
+            if not inner:
+                inner.extend(asyncio.create_task(each) for each in (heard(slim), answered(slim)))
+
+    async with both(provider) as (stock, slim):
+        provider.streams(FIRST, HELLO, HELLO, STOP, DONE)
+        expected = await heard(stock), await answered(stock)
+        outer = Asks()
+        answer = await slim.ainvoke("hi", {"run_id": RUN_ID, "callbacks": [outer], "tags": ["t"]})
+        assert (answer, outer.said) == expected[1][:2]
+        assert tuple(await asyncio.gather(*inner)) == expected
+
+
+async def test_a_long_answer_is_no_silence(provider: Provider) -> None:
+    """The time that may pass between two chunks is not that of an answer, also where its text is heard in place."""
+    provider.streams(*[HELLO] * 40, STOP, DONE)
+    provider.pause = 0.04
+    async with both(provider) as (_, slim):
+        patient = slim.model_copy(update={"stream_chunk_timeout": 1.0})
+        answer = await patient.ainvoke("hi", {"callbacks": [InPlace()]})
+    assert answer.content == "Hello" * 40
 
 
 async def test_no_chunk_is_kept(provider: Provider) -> None:
@@ -580,17 +633,26 @@ async def test_cancelled_is_closed(provider: Provider) -> None:
     async with both(provider) as (_, slim):
         began = asyncio.Event()
 
+        class Begun(InPlace):
+            def on_llm_new_token(self, token: Any, **_: Any) -> None:
+                began.set()
+
         async def listen() -> None:
             async for _ in slim.astream("hi"):
                 began.set()
 
-        task = asyncio.create_task(listen())
-        await began.wait()
-        assert provider.open == 1
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await eventually(lambda: provider.open == 0, "the request is closed")
+        async def answer() -> None:
+            await slim.ainvoke("hi", {"callbacks": [Begun()]})
+
+        for say in (listen, answer):
+            began.clear()
+            task = asyncio.create_task(say())
+            await began.wait()
+            assert provider.open == 1
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await eventually(lambda: provider.open == 0, "the request is closed")
         stream = slim.astream("hi")
         await anext(stream)
         await stream.aclose()  # type: ignore[attr-defined]

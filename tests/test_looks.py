@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import httpx2
@@ -18,7 +18,6 @@ from threadwire.models.transport import AiohttpTransport
 
 #: Long enough for a slow machine to write a few words in.
 LONG = 2.0
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Always(Busy):
@@ -95,6 +94,27 @@ async def test_without_time_words_come_together(monkeypatch: pytest.MonkeyPatch)
         await say(writer, b"two", b"three", b"four", b"")
         assert [piece async for piece in pieces] == [b"twothreefour"]
         assert time.monotonic() - began > LONG / 2
+
+
+async def test_streams_that_are_due_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that are looked at in one moment each goes on by itself: one that was closed takes none along."""
+    monkeypatch.setattr(looks, "LONGEST", 0.5)
+    monkeypatch.setattr(looks, "TICK", 0.25)
+    async with talking(1.0) as (provider, client), AsyncExitStack() as stack:
+        streams = []
+        for _ in range(3):
+            response = await stack.enter_async_context(client.stream("GET", provider.url))
+            writer, pieces = await provider.asked.get(), response.aiter_raw()
+            await say(writer, b"one")
+            streams.append((response, writer, pieces))
+        for _, writer, pieces in streams:
+            assert await anext(pieces) == b"one"
+            await say(writer, b"two")
+        await streams[0][0].aclose()
+        for _, writer, pieces in streams[1:]:
+            assert await anext(pieces) == b"two"
+            await say(writer, b"three", b"")
+            assert [piece async for piece in pieces] == [b"three"]
 
 
 async def test_a_connection_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

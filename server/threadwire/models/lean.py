@@ -21,7 +21,7 @@ from openai.resources.chat import AsyncCompletions
 from pydantic import PrivateAttr, model_validator
 
 from threadwire.models.sse import LeanStream, Text
-from threadwire.models.telling import Telling, is_in_place, sayer
+from threadwire.models.telling import Telling, may_tell, sayer
 
 #: What ``create`` takes that is no part of the body: by the SDK's name for it, the name of the request's option.
 _OPTIONS = {"extra_headers": "headers", "extra_query": "params", "extra_body": "extra_json", "timeout": "timeout"}
@@ -35,15 +35,16 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
     """
 
     #: What the stock one makes of a chunk that says no more than a text.
-    _blank: ChatGenerationChunk | None = PrivateAttr(default=None)
+    _blank: ChatGenerationChunk = PrivateAttr()
     #: Makes the like of it.
-    _say: Callable[[str], ChatGenerationChunk] | None = PrivateAttr(default=None)
+    _say: Callable[[str], ChatGenerationChunk] = PrivateAttr()
 
     @model_validator(mode="after")
     def _stream_lean(self) -> Self:
         nothing = {"choices": [{"delta": {"content": ""}}]}
-        self._blank = super()._convert_chunk_to_generation_chunk(nothing, AIMessageChunk, {})
-        self._say = None if self._blank is None else sayer(self._blank)
+        blank = super()._convert_chunk_to_generation_chunk(nothing, AIMessageChunk, {})
+        assert blank is not None  # noqa: S101 -- only a chunk without a delta is none
+        self._blank, self._say = blank, sayer(blank)
         if self.root_async_client is not None:  # else the caller has given a client of another kind
             # Assigned and not given to the constructor, which would then make no root_async_client.
             self.async_client = LeanCompletions(self.root_async_client)
@@ -56,16 +57,19 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        if run_manager is None or self._blank is None or not self._may_tell(run_manager, kwargs):
+        if run_manager is None or not self._may_tell(run_manager, kwargs):
             return await super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)
-        with Telling(run_manager, self._blank) as telling:
+        with Telling(run_manager, self._blank, self.async_client) as telling:
             return await super()._agenerate_with_cache(messages, stop, telling.manager, **kwargs)
 
     def _may_tell(self, manager: AsyncCallbackManagerForLLMRun, kwargs: dict[str, Any]) -> bool:
-        """Whether LangChain does no more with a chunk of text than to tell it to handlers in place, and keep it."""
-        if self.output_version == "v1" or not all(map(is_in_place, manager.handlers)):
+        """Whether nobody does more with a chunk of text than to tell it to who hears in place, and keep it."""
+        # A class of somebody's own may see to each chunk; and a chunk's timeout is between two, which come late.
+        if type(self) is not ChatOpenAI or self.output_version == "v1" or self.stream_chunk_timeout:
             return False
-        return not self._should_use_protocol_streaming(async_api=True, run_manager=manager, **kwargs)
+        return may_tell(manager) and not self._should_use_protocol_streaming(
+            async_api=True, run_manager=manager, **kwargs
+        )
 
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
@@ -74,10 +78,8 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
             if chunk.telling is not None:
                 return chunk.telling.made(chunk.text)
             # By its name, a private attribute goes through a method of pydantic's that takes as long as all the rest.
-            say = (self.__pydantic_private__ or {}).get("_say")
-            if say is not None:
-                made: ChatGenerationChunk = say(chunk.text)
-                return made
+            made: ChatGenerationChunk = (self.__pydantic_private__ or {})["_say"](chunk.text)
+            return made
         return super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
 
 
@@ -99,7 +101,7 @@ class LeanCompletions:
             option: parameters.pop(name) for name, option in _OPTIONS.items() if parameters.get(name) is not None
         }
         content = None if "extra_json" in options else _encoded(parameters)
-        return await self._client.post(
+        stream = await self._client.post(
             "/chat/completions",
             cast_to=object,
             body=None if content else parameters,
@@ -108,6 +110,9 @@ class LeanCompletions:
             stream=True,
             stream_cls=LeanStream,
         )
+        if (telling := Telling.of(self)) is not None:
+            stream.tell(telling)
+        return stream
 
 
 def _encoded(parameters: dict[str, Any]) -> bytes | None:

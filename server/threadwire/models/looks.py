@@ -9,6 +9,7 @@ times a second, and the first word of an answer at once.
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from math import ceil
 
 from threadwire.busy import Busy
@@ -34,7 +35,8 @@ class Grid:
         waiting = self._due.get(tick)
         if waiting is None:
             waiting = self._due[tick] = []
-            self._loop.call_at(tick * TICK, self._come, tick)
+            # Of no run: reading goes on in the context in which it is taken up.
+            self._loop.call_at(tick * TICK, self._come, tick, context=Context())
         waiting.append(looks)
 
     def _come(self, tick: int) -> None:

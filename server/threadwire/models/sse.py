@@ -1,7 +1,8 @@
 """A provider's stream as chunks: the openai SDK's ``AsyncStream``, which ends and fails as ever, decoded by orjson.
 
 The SDK builds a tree of pydantic objects for each token, and LangChain takes it apart again. Here a chunk is a dict,
-unless the SDK's type makes something else of it than LangChain would see in the dict.
+unless the SDK's type makes something else of it than LangChain would see in the dict. Of a call that is told in place
+(``telling.py``) its text is told here, and given on in one chunk once something else comes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import orjson
 from openai import AsyncStream
 from openai.types.chat import ChatCompletionChunk
 
-from threadwire.models.telling import CURRENT, Telling
+from threadwire.models.telling import Telling
 from threadwire.models.transport import Body, body_of
 
 
@@ -23,10 +24,14 @@ class LeanStream(AsyncStream[object]):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._decoder: Any = _Decoder(self._decoder, body_of(self.response), CURRENT.get())
+        self._decoder: Any = _Decoder(self._decoder, body_of(self.response))
         self._events: AsyncIterator[Any] = super()._iter_events()
         # An event that is left to the SDK.
         self._left: _Event | None = None
+
+    def tell(self, telling: Telling) -> None:
+        """Tell what is text as it is read; before anything is."""
+        self._decoder.telling = telling
 
     def __aiter__(self) -> AsyncIterator[object]:
         return self._iterator
@@ -57,10 +62,10 @@ class LeanStream(AsyncStream[object]):
 class _Decoder:
     """The SDK's ``SSEBytesDecoder``: events that are ``data`` alone; from the first other field on, its own decoder."""
 
-    def __init__(self, stock: Any, body: Body | None, telling: Telling | None = None) -> None:
+    def __init__(self, stock: Any, body: Body | None) -> None:
         self._stock = stock
         self._body = body
-        self._telling = telling
+        self.telling: Telling | None = None
         self._lines = _Lines()
         self._data: list[str] = []
         self._only_data = True
@@ -70,7 +75,7 @@ class _Decoder:
 
         Text that is told is one event, which comes when something else does, or the end.
         """
-        said = _Said(self._telling) if self._telling is not None else None
+        said = _Said(self.telling) if self.telling is not None else None
         # Past httpx2, whose four generators around each piece cost 15 µs.
         async for piece in self._body or pieces:
             at_once = self._body is None or not self._body.hurried
@@ -244,7 +249,7 @@ def _is_plain(chunk: Any) -> bool:
 
 def _is_the_assistants(chunk: dict[str, Any] | None) -> bool:
     """Whether LangChain makes of what follows a chunk what it would have without it."""
-    if chunk is None:
+    if chunk is None or chunk.get("type") or chunk.get("chunk"):
         return False
     choices = chunk.get("choices")
     delta = choices[0].get("delta") if choices and type(choices[0]) is dict else None
@@ -254,7 +259,7 @@ def _is_the_assistants(chunk: dict[str, Any] | None) -> bool:
 def _text_of(chunk: dict[str, Any]) -> str | None:
     """The text, of a plain chunk that brings nothing else."""
     choices = chunk.get("choices")
-    if not choices or len(choices) > 1 or chunk.get("usage"):
+    if not choices or len(choices) > 1 or chunk.get("usage") or chunk.get("type"):
         return None
     choice, text = choices[0], None
     if type(choice) is not dict or choice.get("finish_reason") or choice.get("logprobs"):

@@ -9,45 +9,64 @@ with 100 sessions at 50 tokens/s it stopped the loop for 100 ms at a time.
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable
-from contextvars import ContextVar, Token
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, Self, TypeVar
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallbackHandler
 from langchain_core.outputs import ChatGenerationChunk
 from pydantic import BaseModel
 
 
-def is_in_place(handler: Any) -> bool:
-    """Whether a callback handler is called in place, and may raise."""
-    plain = handler.run_inline and handler.raise_error
-    return plain and not inspect.iscoroutinefunction(handler.on_llm_new_token)
+def may_tell(manager: AsyncCallbackManagerForLLMRun) -> bool:
+    """Whether all who would hear tokens say of themselves that they can so (``hears_in_place``)."""
+    return all(_hears_in_place(handler) or _hears_no_tokens(handler) for handler in manager.handlers)
+
+
+def _hears_in_place(handler: Any) -> bool:
+    """A plain function, which raises nothing but faults of its own; what ``ignore_llm`` is does not change."""
+    return getattr(handler, "hears_in_place", False) is True
+
+
+def _hears_no_tokens(handler: Any) -> bool:
+    return type(handler).on_llm_new_token is BaseCallbackHandler.on_llm_new_token
 
 
 class Telling:
-    """One call whose handlers are all called in place; as a context it is ``CURRENT``."""
+    """One call whose handlers are all called in place.
 
-    def __init__(self, manager: AsyncCallbackManagerForLLMRun, blank: ChatGenerationChunk) -> None:
+    It is for one stream, of ``owner``: whoever makes other calls while this one is made has their own.
+    """
+
+    def __init__(self, manager: AsyncCallbackManagerForLLMRun, blank: ChatGenerationChunk, owner: object) -> None:
         """``blank`` is a chunk as the model makes them, of no text."""
+        self._hear = [handler.on_llm_new_token for handler in manager.handlers if _hears_in_place(handler)]
         #: For LangChain, which is not to tell again what has been told.
-        self.manager = _told_by(manager)
+        self.manager = _told_by(manager, self._hear)
         self._say = sayer(_as_langchain_has_it(blank, f"lc_run--{manager.run_id}"))
-        self._hear = [handler.on_llm_new_token for handler in manager.handlers if not handler.ignore_llm]
         self._about: dict[str, Any] = {
             "run_id": manager.run_id,
             "parent_run_id": manager.parent_run_id,
             "tags": manager.tags,
         }
-        self._token: Token[Telling | None] | None = None
+        self._owner: object | None = owner
+
+    @classmethod
+    def of(cls, owner: object) -> Telling | None:
+        """That of the stream which ``owner`` is about to open, if it is told so; asked once."""
+        telling = _CURRENT.get()
+        if telling is None or telling._owner is not owner:  # noqa: SLF001 -- its own
+            return None
+        telling._owner = None  # noqa: SLF001
+        return telling
 
     def __enter__(self) -> Self:
-        self._token = CURRENT.set(self)
+        _CURRENT.set(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._token  # noqa: S101 -- it was entered
-        CURRENT.reset(self._token)
+        # And not reset: a call that nobody ends is closed by the collector, in a context of its own.
+        _CURRENT.set(None)
 
     def tell(self, text: str) -> None:
         """Tell a piece of text; it is not kept."""
@@ -62,23 +81,26 @@ class Telling:
 
 
 #: The call that is being made, if its text is told past LangChain.
-CURRENT: ContextVar[Telling | None] = ContextVar("telling", default=None)
+_CURRENT: ContextVar[Telling | None] = ContextVar("telling", default=None)
 
 
 class _ToldBy(AsyncCallbackManagerForLLMRun):
-    """LangChain's own, but for what has been told."""
+    """Calls who hears in place, and does no more: LangChain's own would gather."""
 
-    told: ChatGenerationChunk | None = None
+    hear: Sequence[Callable[..., Any]]
+    told: ChatGenerationChunk | None
 
     async def on_llm_new_token(self, token: Any, *, chunk: Any = None, **told: Any) -> None:
         if chunk is None or chunk is not self.told:
-            await super().on_llm_new_token(token, chunk=chunk, **told)
+            for hear in self.hear:
+                hear(token, chunk=chunk, run_id=self.run_id, parent_run_id=self.parent_run_id, tags=self.tags, **told)
 
 
-def _told_by(manager: AsyncCallbackManagerForLLMRun) -> _ToldBy:
+def _told_by(manager: AsyncCallbackManagerForLLMRun, hear: Sequence[Callable[..., Any]]) -> _ToldBy:
     made = copy.copy(manager)
     made.__class__ = _ToldBy
     assert isinstance(made, _ToldBy)  # noqa: S101 -- for mypy
+    made.hear, made.told = hear, None
     return made
 
 
