@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import json
-import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ from pydantic import BaseModel, SecretStr
 
 from harness import eventually
 from threadwire.busy import Busy
-from threadwire.models import lean, open_model, sse
+from threadwire.models import lean, open_model, sse, telling
 from threadwire.models.transport import AiohttpTransport
 from threadwire.settings import Model as Settings
 
@@ -327,8 +327,9 @@ class InPlace(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
 
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, **kwargs: Any) -> None:
         message = chunk.message
-        self.said.append((token, chunk.model_copy(deep=True), chunk.model_fields_set, message.model_fields_set))
-        self.said.append((type(message), vars(message).keys(), kwargs["run_id"], kwargs["tags"]))
+        whole = None if isinstance(chunk, telling.Piece) or is_text(message) else chunk.model_copy(deep=True)
+        self.said.append((token, message.content, message.id, dict(message.additional_kwargs), whole))
+        self.said.append((kwargs["run_id"], kwargs["tags"]))
 
     def on_llm_end(self, response: Any, **_: Any) -> None:
         self.said.append(response)
@@ -401,22 +402,24 @@ async def test_a_long_answer_is_no_silence(provider: Provider) -> None:
     assert answer.content == "Hello" * 40
 
 
-async def test_no_chunk_is_kept(provider: Provider) -> None:
+async def test_no_piece_is_kept(provider: Provider) -> None:
     """What has been told of an answer is not held until the answer is whole, but for its text."""
     alive: list[int] = []
-    made: list[weakref.ref[AIMessageChunk]] = []
 
-    class Weak(InPlace):
+    class Counts(InPlace):
         def on_llm_new_token(self, token: Any, *, chunk: Any = None, **kwargs: Any) -> None:
-            made.append(weakref.ref(chunk.message))
-            alive.append(sum(each() is not None for each in made))
+            if not token:  # the end
+                kinds = telling.Piece, AIMessageChunk
+                alive.append(sum(type(each) in kinds for each in gc.get_objects()))
 
-    provider.streams(*[HELLO] * 50, STOP, DONE)
     async with both(provider) as (_, slim):
-        answer = await slim.ainvoke("hi", {"callbacks": [Weak()]})
-    assert answer.content == "Hello" * 50
-    assert len(alive) > 50
-    assert max(alive) < 5
+        for count in (1, 50):
+            provider.streams(*[HELLO] * count, STOP, DONE)
+            answer = await slim.ainvoke("hi", {"callbacks": [Counts()]})
+            assert answer.content == "Hello" * count
+    # Two ends each: the provider's, and LangChain's.
+    assert len(alive) == 4
+    assert alive[2] <= alive[0] + 2
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
@@ -438,14 +441,13 @@ def joined(told: list[Any]) -> list[Any]:
     """What was heard in place, with texts that follow each other in one."""
     found: list[Any] = []
     for each in told:
-        if not isinstance(each, tuple):
+        if not isinstance(each, tuple) or len(each) == 2:
             found.append(each)
-        elif isinstance(each[1], ChatGenerationChunk):
-            chunk = each[1].message
-            if found and is_text(chunk) and is_text(found[-1]):
-                found[-1] = found[-1] + chunk
-            else:
-                found.append(chunk)
+        elif len(found) > 1 and each[-1] is None and isinstance(found[-2], tuple) and found[-2][-1] is None:
+            token, content, *rest = found[-2]
+            found[-2:] = [(token + each[0], content + each[1], *rest)]
+        else:
+            found.append(each)
     return found
 
 

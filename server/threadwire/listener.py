@@ -39,7 +39,7 @@ class Listener(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
 
     #: Called in place, in the order of what happens.
     run_inline = True
-    #: As the text of models is read, past LangChain (``models.telling``).
+    #: Text of models is told as it is read, past LangChain, in a ``models.telling.Piece``.
     hears_in_place = True
     #: What ``hear`` raises is a fault of ours, and fails the run.
     raise_error = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from openai import AsyncStream
@@ -82,16 +82,15 @@ class _Decoder:
             try:
                 for event in self._ended(piece):
                     if said is not None:
-                        chunk = event.plain()
-                        if type(chunk) is Text:
-                            said.add(chunk)
+                        if (text := event.text()) is not None:
+                            said.add(event, text)
                             if at_once:
                                 said.tell()
                             continue
                         said.tell()
                         if said.like is not None:
                             yield said.taken()
-                        if not _is_the_assistants(chunk):
+                        if not _is_the_assistants(event.plain()):
                             # What follows is of another kind, which LangChain knows.
                             said = None
                     yield event
@@ -128,17 +127,17 @@ class _Said:
 
     def __init__(self, telling: Telling) -> None:
         self._telling = telling
-        #: The first chunk of it; None: there is none.
-        self.like: Text | None = None
+        #: The first event of it; None: there is none.
+        self.like: _Event | None = None
         self._texts: list[str] = []
         # How many of them have been told.
         self._told = 0
 
-    def add(self, chunk: Text) -> None:
+    def add(self, event: _Event, text: str) -> None:
         """One more; but for the first only its text is kept."""
         if self.like is None:
-            self.like = chunk
-        self._texts.append(chunk.text)
+            self.like = event
+        self._texts.append(text)
 
     def tell(self) -> None:
         """Tell what has not been told, in one."""
@@ -149,11 +148,12 @@ class _Said:
 
     def taken(self) -> _Event:
         """All of it, told, as one, for the rest like the first."""
-        assert self.like is not None  # noqa: S101 -- the caller looked
-        (choice,) = self.like["choices"]
+        like = self.like.plain() if self.like is not None else None
+        assert like is not None  # noqa: S101 -- the caller looked
+        (choice,) = like["choices"]
         text = "".join(self._texts)
         choices = [choice | {"delta": choice["delta"] | {"content": text}}]
-        joined = Text(self.like | {"choices": choices}, text, self._telling)
+        joined = Text(like | {"choices": choices}, text, self._telling)
         self.like, self._texts, self._told = None, [], 0
         return _Event("", plain=joined)
 
@@ -198,29 +198,46 @@ class Text(dict[str, Any]):
 class _Event:
     """As much of the SDK's ``ServerSentEvent`` as its stream asks for."""
 
-    __slots__ = ("_plain", "data", "event")
+    __slots__ = ("_chunk", "_text", "data", "event")
 
-    def __init__(self, data: str, event: str | None = None, plain: dict[str, Any] | None = None) -> None:
+    def __init__(self, data: str, event: str | None = None, plain: Text | None = None) -> None:
         self.data = data
         self.event = event
-        self._plain = plain
+        # What it brings, once it has been looked at; False: not yet. Of a plain chunk that is no more, its text.
+        self._chunk: dict[str, Any] | Literal[False] | None = plain or False
+        self._text: str | None = None
+
+    def text(self) -> str | None:
+        """The text, of one that brings nothing else."""
+        if self._chunk is False:
+            self._look()
+        return self._text
 
     def plain(self) -> dict[str, Any] | None:
         """The chunk, where nothing has to be done about it."""
-        if self._plain is None and self.event is None:
-            try:
-                chunk = orjson.loads(self.data)
-            except orjson.JSONDecodeError:
-                return None
-            if type(chunk) is dict and not chunk.get("error") and _is_plain(chunk):
-                text = _text_of(chunk)
-                self._plain = chunk if text is None else Text(chunk, text)
-        return self._plain
+        if self._chunk is False:
+            self._look()
+        if self._text is not None and type(self._chunk) is dict:
+            self._chunk = Text(self._chunk, self._text)
+        return self._chunk or None
+
+    def _look(self) -> None:
+        self._chunk = None
+        if self.event is not None:
+            return
+        try:
+            chunk = orjson.loads(self.data)
+        except orjson.JSONDecodeError:
+            return
+        if type(chunk) is dict and not chunk.get("error"):
+            self._text = _text_of(chunk)
+            if self._text is not None or _is_plain(chunk):
+                self._chunk = chunk
 
     def json(self) -> Any:
         """The chunk."""
-        if self._plain is not None:
-            return self._plain
+        if self._chunk:
+            return self._chunk
         try:
             chunk = orjson.loads(self.data)
         except orjson.JSONDecodeError:

@@ -9,8 +9,9 @@ with 100 sessions at 50 tokens/s it stopped the loop for 100 ms at a time.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallbackHandler
@@ -24,12 +25,28 @@ def may_tell(manager: AsyncCallbackManagerForLLMRun) -> bool:
 
 
 def _hears_in_place(handler: Any) -> bool:
-    """A plain function, which raises nothing but faults of its own; what ``ignore_llm`` is does not change."""
+    """A plain function, to which a ``Piece`` is a chunk; it raises nothing but faults of its own."""
     return getattr(handler, "hears_in_place", False) is True
 
 
 def _hears_no_tokens(handler: Any) -> bool:
     return type(handler).on_llm_new_token is BaseCallbackHandler.on_llm_new_token
+
+
+class Piece:
+    """As much of a chunk, and of its message, as who hears in place asks for: to make them would take a third of it."""
+
+    __slots__ = ("content", "id")
+    additional_kwargs: Mapping[str, Any] = MappingProxyType({})
+
+    def __init__(self, content: str, identity: str) -> None:
+        self.content = content
+        self.id = identity
+
+    @property
+    def message(self) -> Piece:
+        """It is both."""
+        return self
 
 
 class Telling:
@@ -40,10 +57,13 @@ class Telling:
 
     def __init__(self, manager: AsyncCallbackManagerForLLMRun, blank: ChatGenerationChunk, owner: object) -> None:
         """``blank`` is a chunk as the model makes them, of no text."""
-        self._hear = [handler.on_llm_new_token for handler in manager.handlers if _hears_in_place(handler)]
+        self._hear: list[Callable[..., Any]] = [
+            handler.on_llm_new_token for handler in manager.handlers if _hears_in_place(handler)
+        ]
         #: For LangChain, which is not to tell again what has been told.
         self.manager = _told_by(manager, self._hear)
-        self._say = sayer(_as_langchain_has_it(blank, f"lc_run--{manager.run_id}"))
+        self._id = f"lc_run--{manager.run_id}"
+        self._blank = blank
         self._about: dict[str, Any] = {
             "run_id": manager.run_id,
             "parent_run_id": manager.parent_run_id,
@@ -70,13 +90,13 @@ class Telling:
 
     def tell(self, text: str) -> None:
         """Tell a piece of text; it is not kept."""
-        chunk = self._say(text)
+        piece = Piece(text, self._id)
         for hear in self._hear:
-            hear(text, chunk=chunk, **self._about)
+            hear(text, chunk=piece, **self._about)
 
     def made(self, text: str) -> ChatGenerationChunk:
         """All of the text that was told, as LangChain is to have it."""
-        self.manager.told = made = self._say(text)
+        self.manager.told = made = sayer(self._blank)(text)
         return made
 
 
@@ -101,15 +121,6 @@ def _told_by(manager: AsyncCallbackManagerForLLMRun, hear: Sequence[Callable[...
     made.__class__ = _ToldBy
     assert isinstance(made, _ToldBy)  # noqa: S101 -- for mypy
     made.hear, made.told = hear, None
-    return made
-
-
-def _as_langchain_has_it(blank: ChatGenerationChunk, identity: str) -> ChatGenerationChunk:
-    """What ``BaseChatModel`` (langchain-core 1.8) makes of a chunk before it tells it."""
-    made = blank.model_copy()
-    made.message = blank.message.model_copy()
-    made.message.response_metadata = {**made.message.response_metadata}
-    made.message.id = identity
     return made
 
 
