@@ -28,9 +28,21 @@ def chat_openai(**options: Any) -> Any:
     import openai
     from langchain_openai import ChatOpenAI
 
-    _clients.append(openai.DefaultAsyncHttpxClient())
-    return ChatOpenAI(
-        http_async_client=_clients[-1],
+    return _asking(ChatOpenAI, openai.DefaultAsyncHttpxClient(), options)
+
+
+def lean_openai(**options: Any) -> Any:
+    """The same as the server has it of its own, lean."""
+    from threadwire.models.lean import ChatOpenAI
+    from threadwire.models.transport import open_http_client
+
+    return _asking(ChatOpenAI, open_http_client(), {"stream_chunk_timeout": None} | options)
+
+
+def _asking(kind: Any, client: Any, options: dict[str, Any]) -> Any:
+    _clients.append(client)
+    return kind(
+        http_async_client=client,
         model="simulated",
         base_url=os.environ["PROVIDER_URL"],
         api_key=tap.KEY,
@@ -54,8 +66,8 @@ echo = StateGraph(MessagesState).add_node("echo", _echo).add_edge(START, "echo")
 
 
 def openai(_config: Any) -> Any:
-    """One model call through the real ChatOpenAI."""
-    model = chat_openai()
+    """One model call through the lean ChatOpenAI, as it comes; the other graphs have langchain-openai's own."""
+    model = lean_openai()
 
     async def call(state: MessagesState) -> dict[str, Any]:
         return {"messages": [await model.ainvoke(state["messages"])]}

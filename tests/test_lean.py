@@ -7,6 +7,7 @@ import contextlib
 import gc
 import gzip
 import json
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from langchain_core.tracers._streaming import _StreamingCallbackHandler
 from openai._streaming import SSEDecoder
 from pydantic import BaseModel, SecretStr
 
-from harness import eventually
+from harness import DEADLINE, eventually
 from threadwire.busy import Busy
 from threadwire.models import lean, open_model, sse, telling
 from threadwire.models.transport import AiohttpTransport
@@ -779,6 +780,27 @@ async def test_one_made_by_hand() -> None:
         assert isinstance(made, lean.ChatOpenAI)
         assert isinstance(made.async_client, lean.LeanCompletions)
         assert made.root_async_client is model.root_async_client
+
+
+async def test_one_that_nobody_closes(provider: Provider) -> None:
+    """A graph's own model may be left as it is when the process ends, as with the SDK's client."""
+    provider.streams(HELLO, STOP, DONE)
+    code = f"""
+import asyncio
+from threadwire.models.lean import ChatOpenAI
+from threadwire.models.transport import open_http_client
+model = ChatOpenAI(
+    model="x", api_key="x", base_url="http://127.0.0.1:{provider.port}/v1", http_async_client=open_http_client()
+)
+async def main():
+    print("".join([chunk.content async for chunk in model.astream("hi")]))
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(DEADLINE):
+        assert await process.communicate() == (b"Hello\n", b"")
 
 
 @pytest.mark.parametrize(

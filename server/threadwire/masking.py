@@ -26,9 +26,14 @@ _CREDENTIALS = (
 )
 
 
+def _masked(found: re.Match[str]) -> str:
+    # A template would be compiled by a module that cannot be imported any more where Python shuts down, and logs.
+    return f"{found[1]}{MASK}"
+
+
 def mask_url(text: str) -> str:
     """Without the credentials of URLs in it."""
-    return _URL_SECRET.sub(rf"\g<1>{MASK}", _URL_USER.sub(rf"\g<1>{MASK}@", text))
+    return _URL_SECRET.sub(_masked, _URL_USER.sub(lambda found: f"{_masked(found)}@", text))
 
 
 def masker(secrets: Collection[str]) -> Callable[[str], str]:
@@ -41,7 +46,7 @@ def masker(secrets: Collection[str]) -> Callable[[str], str]:
         if known is not None:
             text = known.sub(MASK, text)
         for pattern in _CREDENTIALS:
-            text = pattern.sub(rf"\g<1>{MASK}", text)
+            text = pattern.sub(_masked, text)
         return mask_url(text)
 
     return mask

@@ -7,6 +7,7 @@ transport too (``DefaultAioHttpClient``), which takes a refused connection for a
 from __future__ import annotations
 
 import asyncio
+import weakref
 from typing import Any, Self
 from urllib.request import getproxies
 
@@ -133,7 +134,15 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                 cookie_jar=aiohttp.DummyCookieJar(),  # httpx2 keeps them
                 auto_decompress=False,  # httpx2 does it
             )
+            # httpx2's own says nothing where nobody closes it, as the model of somebody's graph; aiohttp's would.
+            weakref.finalize(self, _leave, self._session)
         return self._session
+
+
+def _leave(session: aiohttp.ClientSession) -> None:
+    """Close what nobody has closed."""
+    if session.connector is not None:
+        session.connector._close()  # noqa: SLF001 -- ``close`` needs a loop, which may have ended
 
 
 def body_of(response: Any) -> Body | None:
