@@ -38,7 +38,14 @@ class Provider:
         self._models: list[ChatOpenAI] = []
 
     def model(self, **options: Any) -> ChatOpenAI:
-        defaults = {"streaming": True, "stream_usage": True, "max_retries": 0, "stream_chunk_timeout": None}
+        defaults: dict[str, Any] = {
+            "streaming": True,
+            "stream_usage": True,
+            "max_retries": 0,
+            "stream_chunk_timeout": None,
+        }
+        # The one it would take is kept by its base_url, closed as it is, and found by a later test at the same port.
+        defaults["http_async_client"] = openai.DefaultAsyncHttpxClient()
         model = ChatOpenAI(model="any", base_url=f"{self.url}/v1", api_key=SecretStr("none"), **(defaults | options))
         self._models.append(model)
         return model
