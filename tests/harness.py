@@ -165,6 +165,10 @@ class Provider:
         async with self._session.get(f"{self.url}/stats") as response:
             return dict(await response.json())
 
+    async def left(self) -> bool:
+        """Whether nobody waits for it."""
+        return bool((await self.stats())["open"] == 0)
+
     async def requests(self) -> list[dict[str, Any]]:
         """The bodies of the requests it got, oldest first."""
         async with self._session.get(f"{self.url}/requests") as response:

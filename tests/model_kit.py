@@ -1,4 +1,4 @@
-"""Settings of models, and what they say, for the tests of several kinds of them."""
+"""Settings of models, how busy they are, and what they say, for the tests of several kinds of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 from langchain_core.messages import AIMessageChunk
 from pydantic import SecretStr
+
+from threadwire.busy import Busy
 
 
 @dataclass
@@ -25,6 +27,17 @@ class Settings:
     api_key: SecretStr | None = None
     stock_client: bool = False
     simulated: Simulated = field(default_factory=Simulated)
+
+
+class Steady(Busy):
+    """Always as busy, whatever the machine does beside."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self._share = share
+
+    def share(self) -> float:
+        return self._share
 
 
 async def collect(model: Any, messages: Any) -> tuple[list[AIMessageChunk], AIMessageChunk]:

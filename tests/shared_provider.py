@@ -39,11 +39,7 @@ async def provider(
     process: Any = None
     provider = Provider(process, provider_url.rstrip("/").removesuffix("/v1"), session)
     monkeypatch.setenv("PROVIDER_URL", provider.base_url)
-
-    async def is_idle() -> bool:
-        return bool((await provider.stats())["open"] == 0)
-
-    await eventually(is_idle, "the test before has closed its requests")
+    await eventually(provider.left, "the test before has closed its requests")
     async with session.post(f"{provider.url}/reset"):
         pass
     yield provider

@@ -161,12 +161,8 @@ async def test_nothing_leaks(serve: Serve, provider: Provider) -> None:
     for way in WAYS:
         await way(served)
     await eventually(lambda: len(served.server.app[HUB]) == 0, "the first round is forgotten")
-
     # A batch is in no conversation, and the provider sees that it was hung up on in its own time.
-    async def nothing_asked() -> bool:
-        return bool((await provider.stats())["open"] == 0)
-
-    await eventually(nothing_asked, "the provider is left by all")
+    await eventually(provider.left, "the provider is left by all")
     before = await Held.now(served, provider)
     for number in range(ROUNDS):
         await WAYS[number % len(WAYS)](served)

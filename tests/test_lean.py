@@ -30,7 +30,7 @@ from openai._streaming import SSEDecoder
 from pydantic import BaseModel, SecretStr
 
 from harness import DEADLINE, eventually
-from threadwire.busy import Busy
+from model_kit import Steady
 from threadwire.models import lean, open_model, sse, telling
 from threadwire.models.transport import AiohttpTransport
 from threadwire.settings import Model as Settings
@@ -104,17 +104,6 @@ async def provider() -> AsyncIterator[Provider]:
     made.port = server.sockets[0].getsockname()[1]
     yield made
     server.close()
-
-
-class Steady(Busy):
-    """Always as busy, whatever the machine does beside."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self._share = share
-
-    def share(self) -> float:
-        return self._share
 
 
 @asynccontextmanager

@@ -12,23 +12,13 @@ import httpx2
 import pytest
 
 from harness import DEADLINE, eventually
+from model_kit import Steady
 from threadwire.busy import Busy
 from threadwire.models import looks
 from threadwire.models.transport import AiohttpTransport
 
 #: Long enough for a slow machine to write a few words in.
 LONG = 2.0
-
-
-class Always(Busy):
-    """So much there is to do."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self._share = share
-
-    def share(self) -> float:
-        return self._share
 
 
 @dataclass
@@ -66,7 +56,7 @@ async def talking(share: float) -> AsyncIterator[tuple[Provider, httpx2.AsyncCli
     provider = Provider()
     server = await asyncio.start_server(provider.serve, "127.0.0.1", 0)
     provider.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with httpx2.AsyncClient(transport=AiohttpTransport(Always(share)), timeout=DEADLINE) as client:
+    async with httpx2.AsyncClient(transport=AiohttpTransport(Steady(share)), timeout=DEADLINE) as client:
         yield provider, client
     server.close()
 

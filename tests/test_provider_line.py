@@ -59,11 +59,7 @@ async def serve_agent(serve: Serve, proxy: FaultProxy, **sections: Any) -> Serve
 
 async def assert_nothing_open(provider: Provider) -> None:
     """The provider has nobody who waits for it."""
-
-    async def idle() -> bool:
-        return bool((await provider.stats())["open"] == 0)
-
-    await eventually(idle, "no request is open at the provider")
+    await eventually(provider.left, "no request is open at the provider")
 
 
 async def assert_goes_on(socket: Socket, served: Served, provider: Provider, proxy: FaultProxy) -> None:

@@ -26,17 +26,17 @@ class Grid:
     """The moments at which streams are looked at again: one timer for all that are due at one."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self._due: dict[int, list[Looks]] = {}
 
     def put_off(self, looks: Looks, seconds: float) -> None:
         """Look again in so many seconds, or a little later."""
-        tick = ceil((self._loop.time() + seconds) / TICK)
+        loop = asyncio.get_running_loop()
+        tick = ceil((loop.time() + seconds) / TICK)
         waiting = self._due.get(tick)
         if waiting is None:
             waiting = self._due[tick] = []
             # Of no run: reading goes on in the context in which it is taken up.
-            self._loop.call_at(tick * TICK, self._come, tick, context=Context())
+            loop.call_at(tick * TICK, self._come, tick, context=Context())
         waiting.append(looks)
 
     def _come(self, tick: int) -> None:

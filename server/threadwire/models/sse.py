@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 from openai import AsyncStream
@@ -82,15 +82,16 @@ class _Decoder:
             try:
                 for event in self._ended(piece):
                     if said is not None:
-                        if (text := event.text()) is not None:
-                            said.add(event, text)
+                        chunk = event.plain()
+                        if type(chunk) is Text:
+                            said.add(chunk)
                             if at_once:
                                 said.tell()
                             continue
                         said.tell()
-                        if said.like is not None:
-                            yield said.taken()
-                        if not _is_the_assistants(event.plain()):
+                        if (whole := said.taken()) is not None:
+                            yield whole
+                        if not _is_the_assistants(chunk):
                             # What follows is of another kind, which LangChain knows.
                             said = None
                     yield event
@@ -98,8 +99,8 @@ class _Decoder:
                 # Also where what follows in the piece is broken.
                 if said is not None:
                     said.tell()
-        if said is not None and said.like is not None:
-            yield said.taken()
+        if said is not None and (whole := said.taken()) is not None:
+            yield whole
 
     def _ended(self, piece: bytes) -> Iterator[_Event]:
         """The events that end in this piece."""
@@ -123,21 +124,21 @@ class _Decoder:
 class _Said:
     """Text that is told, since something else came."""
 
-    __slots__ = ("_telling", "_texts", "_told", "like")
+    __slots__ = ("_like", "_telling", "_texts", "_told")
 
     def __init__(self, telling: Telling) -> None:
         self._telling = telling
-        #: The first event of it; None: there is none.
-        self.like: _Event | None = None
+        # The first of it; None: there is none.
+        self._like: Text | None = None
         self._texts: list[str] = []
         # How many of them have been told.
         self._told = 0
 
-    def add(self, event: _Event, text: str) -> None:
+    def add(self, chunk: Text) -> None:
         """One more; but for the first only its text is kept."""
-        if self.like is None:
-            self.like = event
-        self._texts.append(text)
+        if self._like is None:
+            self._like = chunk
+        self._texts.append(chunk.text)
 
     def tell(self) -> None:
         """Tell what has not been told, in one."""
@@ -146,15 +147,15 @@ class _Said:
             self._told = len(self._texts)
             self._telling.tell(text)
 
-    def taken(self) -> _Event:
-        """All of it, told, as one, for the rest like the first."""
-        like = self.like.plain() if self.like is not None else None
-        assert like is not None  # noqa: S101 -- the caller looked
+    def taken(self) -> _Event | None:
+        """All of it, told, as one, for the rest like the first; None: there is none."""
+        if (like := self._like) is None:
+            return None
         (choice,) = like["choices"]
         text = "".join(self._texts)
         choices = [choice | {"delta": choice["delta"] | {"content": text}}]
         joined = Text(like | {"choices": choices}, text, self._telling)
-        self.like, self._texts, self._told = None, [], 0
+        self._like, self._texts, self._told = None, [], 0
         return _Event("", plain=joined)
 
 
@@ -198,46 +199,31 @@ class Text(dict[str, Any]):
 class _Event:
     """As much of the SDK's ``ServerSentEvent`` as its stream asks for."""
 
-    __slots__ = ("_chunk", "_text", "data", "event")
+    __slots__ = ("_plain", "data", "event")
 
     def __init__(self, data: str, event: str | None = None, plain: Text | None = None) -> None:
         self.data = data
         self.event = event
-        # What it brings, once it has been looked at; False: not yet. Of a plain chunk that is no more, its text.
-        self._chunk: dict[str, Any] | Literal[False] | None = plain or False
-        self._text: str | None = None
-
-    def text(self) -> str | None:
-        """The text, of one that brings nothing else."""
-        if self._chunk is False:
-            self._look()
-        return self._text
+        self._plain: dict[str, Any] | None = plain
 
     def plain(self) -> dict[str, Any] | None:
         """The chunk, where nothing has to be done about it."""
-        if self._chunk is False:
-            self._look()
-        if self._text is not None and type(self._chunk) is dict:
-            self._chunk = Text(self._chunk, self._text)
-        return self._chunk or None
-
-    def _look(self) -> None:
-        self._chunk = None
-        if self.event is not None:
-            return
-        try:
-            chunk = orjson.loads(self.data)
-        except orjson.JSONDecodeError:
-            return
-        if type(chunk) is dict and not chunk.get("error"):
-            self._text = _text_of(chunk)
-            if self._text is not None or _is_plain(chunk):
-                self._chunk = chunk
+        if self._plain is None and self.event is None:
+            try:
+                chunk = orjson.loads(self.data)
+            except orjson.JSONDecodeError:
+                return None
+            if type(chunk) is dict and not chunk.get("error"):
+                if (text := _text_of(chunk)) is not None:
+                    self._plain = Text(chunk, text)
+                elif _is_plain(chunk):
+                    self._plain = chunk
+        return self._plain
 
     def json(self) -> Any:
         """The chunk."""
-        if self._chunk:
-            return self._chunk
+        if self._plain is not None:
+            return self._plain
         try:
             chunk = orjson.loads(self.data)
         except orjson.JSONDecodeError:

@@ -12,11 +12,10 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallbackHandler
 from langchain_core.outputs import ChatGenerationChunk
-from pydantic import BaseModel
 
 
 def may_tell(manager: AsyncCallbackManagerForLLMRun) -> bool:
@@ -55,20 +54,10 @@ class Telling:
     It is for one stream, of ``owner``: whoever makes other calls while this one is made has their own.
     """
 
-    def __init__(self, manager: AsyncCallbackManagerForLLMRun, blank: ChatGenerationChunk, owner: object) -> None:
-        """``blank`` is a chunk as the model makes them, of no text."""
-        self._hear: list[Callable[..., Any]] = [
-            handler.on_llm_new_token for handler in manager.handlers if _hears_in_place(handler)
-        ]
+    def __init__(self, manager: AsyncCallbackManagerForLLMRun, owner: object) -> None:
         #: For LangChain, which is not to tell again what has been told.
-        self.manager = _told_by(manager, self._hear)
+        self.manager = _told_by(manager)
         self._id = f"lc_run--{manager.run_id}"
-        self._blank = blank
-        self._about: dict[str, Any] = {
-            "run_id": manager.run_id,
-            "parent_run_id": manager.parent_run_id,
-            "tags": manager.tags,
-        }
         self._owner: object | None = owner
 
     @classmethod
@@ -90,14 +79,11 @@ class Telling:
 
     def tell(self, text: str) -> None:
         """Tell a piece of text; it is not kept."""
-        piece = Piece(text, self._id)
-        for hear in self._hear:
-            hear(text, chunk=piece, **self._about)
+        self.manager.tell(text, chunk=Piece(text, self._id))
 
-    def made(self, text: str) -> ChatGenerationChunk:
-        """All of the text that was told, as LangChain is to have it."""
-        self.manager.told = made = sayer(self._blank)(text)
-        return made
+    def gives(self, chunk: ChatGenerationChunk) -> None:
+        """LangChain is about to have this, of which all has been told."""
+        self.manager.told = chunk
 
 
 #: The call that is being made, if its text is told past LangChain.
@@ -112,47 +98,17 @@ class _ToldBy(AsyncCallbackManagerForLLMRun):
 
     async def on_llm_new_token(self, token: Any, *, chunk: Any = None, **told: Any) -> None:
         if chunk is None or chunk is not self.told:
-            for hear in self.hear:
-                hear(token, chunk=chunk, run_id=self.run_id, parent_run_id=self.parent_run_id, tags=self.tags, **told)
+            self.tell(token, chunk=chunk, **told)
+
+    def tell(self, token: Any, **told: Any) -> None:
+        for hear in self.hear:
+            hear(token, run_id=self.run_id, parent_run_id=self.parent_run_id, tags=self.tags, **told)
 
 
-def _told_by(manager: AsyncCallbackManagerForLLMRun, hear: Sequence[Callable[..., Any]]) -> _ToldBy:
+def _told_by(manager: AsyncCallbackManagerForLLMRun) -> _ToldBy:
     made = copy.copy(manager)
     made.__class__ = _ToldBy
     assert isinstance(made, _ToldBy)  # noqa: S101 -- for mypy
-    made.hear, made.told = hear, None
+    made.hear = [handler.on_llm_new_token for handler in manager.handlers if _hears_in_place(handler)]
+    made.told = None
     return made
-
-
-def sayer(blank: ChatGenerationChunk) -> Callable[[str], ChatGenerationChunk]:
-    """What makes chunks of a text that are else like one: validating each would cost 15 µs, this takes 3."""
-    message_like, chunk_like = _maker(blank.message), _maker(blank)
-    return lambda text: chunk_like(text=text, message=message_like(content=text))
-
-
-Made = TypeVar("Made", bound=BaseModel)
-
-
-def _maker(blank: Made) -> Callable[..., Made]:
-    """What makes copies with nothing in common, and with other fields, not validated."""
-    kind, fields, fields_set, extra = (
-        blank.__class__,
-        blank.__dict__,
-        blank.__pydantic_fields_set__,
-        blank.__pydantic_extra__,
-    )
-    own = [name for name, value in fields.items() if type(value) in (dict, list)]
-    put = object.__setattr__
-
-    def make(**changes: Any) -> Made:
-        made = kind.__new__(kind)
-        values = fields | changes
-        for name in own:
-            values[name] = values[name].copy()
-        put(made, "__dict__", values)
-        put(made, "__pydantic_fields_set__", fields_set.copy())
-        put(made, "__pydantic_extra__", None if extra is None else {})
-        put(made, "__pydantic_private__", None)
-        return made
-
-    return make

@@ -55,7 +55,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         self._ssl = httpx2.create_ssl_context()
         self._session: aiohttp.ClientSession | None = None
         self._busy = busy or Busy()
-        self._grid: Grid | None = None
+        self._grid = Grid()
         #: What each connection has read last.
         self._reading: dict[Any, aiohttp.StreamReader] = {}
 
@@ -101,8 +101,6 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         """Where it is events, and not all of them are here."""
         if response.content_type != EVENTS or response.connection is None or response.connection.transport is None:
             return None
-        if self._grid is None:
-            self._grid = Grid()
         return Looks(self._busy, self._grid, response.connection.transport)
 
     def _watch(self, response: aiohttp.ClientResponse) -> None:
