@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.messages import AIMessageChunk
 from pydantic import SecretStr
 
-from threadwire.busy import Busy
+from threadwire.models.busy import Busy
 
 
 @dataclass
@@ -34,6 +34,9 @@ class Steady(Busy):
 
     def __init__(self, share: float) -> None:
         super().__init__()
+        self._share = share
+
+    def is_so(self, share: float) -> None:
         self._share = share
 
     def share(self) -> float:

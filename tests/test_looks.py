@@ -1,11 +1,13 @@
-"""A provider's stream is looked at at once while there is time, and in steps while there is little."""
+"""A provider's stream is looked at at each piece while there is time, and at several while there is little."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import httpx2
@@ -13,12 +15,13 @@ import pytest
 
 from harness import DEADLINE, eventually
 from model_kit import Steady
-from threadwire.busy import Busy
 from threadwire.models import looks
+from threadwire.models.busy import Busy
 from threadwire.models.transport import AiohttpTransport
 
 #: Long enough for a slow machine to write a few words in.
 LONG = 2.0
+ONE, TWO = b"data: one", b"data: two"
 
 
 @dataclass
@@ -74,85 +77,195 @@ async def test_with_time_each_word_comes_by_itself() -> None:
 
 
 async def test_without_time_words_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first comes at once; those that follow it closely are read in one, and none is missing."""
+    """The first two come at once, and tell the pace; those that follow closely are read in one, and none is missing."""
     monkeypatch.setattr(looks, "LONGEST", LONG)
     async with talking(1.0) as (provider, client), client.stream("GET", provider.url) as response:
         writer, pieces = await provider.asked.get(), response.aiter_raw()
-        await say(writer, b"one")
-        assert await anext(pieces) == b"one"
+        for word in (ONE, TWO):
+            await say(writer, word)
+            assert await anext(pieces) == word
         began = time.monotonic()
-        await say(writer, b"two", b"three", b"four", b"")
-        assert [piece async for piece in pieces] == [b"twothreefour"]
+        await say(writer, b"data: three", b"data: four", b"")
+        assert [piece async for piece in pieces] == [b"data: threedata: four"]
         assert time.monotonic() - began > LONG / 2
 
 
-async def test_streams_that_are_due_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of those that are looked at in one moment each goes on by itself: one that was closed takes none along."""
+async def test_much_is_worth_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long there would be to wait; and who has the connection next is not left alone."""
+    monkeypatch.setattr(looks, "LONGEST", 10 * DEADLINE)
+    much = b"data: " + b"x" * looks.ENOUGH
+    async with talking(1.0) as (provider, client), asyncio.timeout(DEADLINE):
+        for _ in range(3):
+            async with client.stream("GET", provider.url) as response:
+                writer, pieces = await provider.asked.get(), response.aiter_raw()
+                for word in (ONE, TWO, much):
+                    await say(writer, word)
+                    assert await anext(pieces) == word
+                await say(writer, much, b"")
+                assert b"".join([piece async for piece in pieces]) == much
+        assert provider.connections == 1
+
+
+async def test_streams_wait_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is closed, or has more to say, takes none along."""
     monkeypatch.setattr(looks, "LONGEST", 0.5)
-    monkeypatch.setattr(looks, "TICK", 0.25)
     async with talking(1.0) as (provider, client), AsyncExitStack() as stack:
         streams = []
         for _ in range(3):
             response = await stack.enter_async_context(client.stream("GET", provider.url))
-            writer, pieces = await provider.asked.get(), response.aiter_raw()
-            await say(writer, b"one")
-            streams.append((response, writer, pieces))
-        for _, writer, pieces in streams:
-            assert await anext(pieces) == b"one"
-            await say(writer, b"two")
+            streams.append((response, await provider.asked.get(), response.aiter_raw()))
+        for word in (ONE, TWO):
+            for _, writer, pieces in streams:
+                await say(writer, word)
+                assert await anext(pieces) == word
         await streams[0][0].aclose()
         for _, writer, pieces in streams[1:]:
-            assert await anext(pieces) == b"two"
-            await say(writer, b"three", b"")
-            assert [piece async for piece in pieces] == [b"three"]
-
-
-async def test_a_connection_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next request goes the same way, and is read."""
-    monkeypatch.setattr(looks, "LONGEST", 0.05)
-    async with talking(1.0) as (provider, client):
-        for _ in range(3):
-            async with client.stream("GET", provider.url) as response:
-                writer = await provider.asked.get()
-                await say(writer, b"one", b"two", b"")
-                assert b"".join([piece async for piece in response.aiter_raw()]) == b"onetwo"
-        assert provider.connections == 1
+            await say(writer, b"data: three")
+            assert await anext(pieces) == b"data: three"
+            await say(writer, b"data: four", b"")
+            assert [piece async for piece in pieces] == [b"data: four"]
 
 
 async def test_closed_while_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who stops does not wait: the provider hears of it at once."""
-    monkeypatch.setattr(looks, "LONGEST", DEADLINE)
+    monkeypatch.setattr(looks, "LONGEST", 10 * DEADLINE)
     async with talking(1.0) as (provider, client):
         async with client.stream("GET", provider.url) as response:
-            await say(await provider.asked.get(), b"one")
-            assert await anext(response.aiter_raw()) == b"one"
+            writer, pieces = await provider.asked.get(), response.aiter_raw()
+            for word in (ONE, TWO):
+                await say(writer, word)
+                assert await anext(pieces) == word
         await eventually(lambda: provider.lost == 1)
 
 
 async def test_cut_while_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was said before is read, then the loss is told."""
-    monkeypatch.setattr(looks, "LONGEST", 0.2)
+    """What was said before is read, then the loss is told, both at once."""
+    monkeypatch.setattr(looks, "LONGEST", 10 * DEADLINE)
     async with talking(1.0) as (provider, client), client.stream("GET", provider.url) as response:
         writer, pieces = await provider.asked.get(), response.aiter_raw()
-        await say(writer, b"one")
-        assert await anext(pieces) == b"one"
-        await say(writer, b"two")
+        for word in (ONE, TWO):
+            await say(writer, word)
+            assert await anext(pieces) == word
+        await say(writer, b"data: three")
         writer.close()
-        assert await anext(pieces) == b"two"
-        with pytest.raises(httpx2.RemoteProtocolError):
-            await anext(pieces)
+        async with asyncio.timeout(DEADLINE):
+            assert await anext(pieces) == b"data: three"
+            with pytest.raises(httpx2.RemoteProtocolError):
+                await anext(pieces)
 
 
-@pytest.mark.parametrize(("load", "share"), [(0.0, 0.0), (0.2, 0.0), (0.3, 0.5), (0.4, 1.0), (1.0, 1.0)])
+class Clock:
+    """The time that a look has."""
+
+    def __init__(self) -> None:
+        self.now = 1.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@dataclass
+class Transport:
+    """One of which only the socket matters."""
+
+    socket: socket.socket
+
+    def get_extra_info(self, name: str) -> socket.socket:
+        return getattr(self, name)  # type: ignore[no-any-return]
+
+    def is_closing(self) -> bool:
+        return False
+
+    @property
+    def least(self) -> int:
+        return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+
+
+@contextmanager
+def looking(monkeypatch: pytest.MonkeyPatch, busy: Steady) -> Iterator[tuple[looks.Looks, Transport, Clock]]:
+    clock, (ours, theirs) = Clock(), socket.socketpair()
+    monkeypatch.setattr(looks, "time", clock)
+    with ours, theirs:
+        transport = Transport(ours)
+        yield looks.Looks(busy, transport), transport, clock  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("a_second", "share", "events"),
+    [
+        (5, 1.0, 0),
+        (30, 1.0, 0),
+        (31, 1.0, 2),
+        (50, 1.0, 3),
+        (100, 1.0, 6),
+        (50, 0.5, 0),
+        (100, 0.5, 3),
+        (1000, 1.0, 20),
+    ],
+)
+async def test_how_many_events_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch, a_second: float, share: float, events: int
+) -> None:
+    """As many as come in the time there is, and at most a few kilobytes; none where that would be one."""
+    event = b"data: " + b"x" * 194
+    with looking(monkeypatch, Steady(share)) as (look, transport, clock):
+        for _ in range(40):
+            look.took(event)
+            clock.now += 1 / a_second
+        expected = min(looks.ENOUGH, (events - 0.5) * len(event)) if events else 1
+        assert transport.least == pytest.approx(expected, rel=0.1, abs=1)
+        look.leave()
+        assert transport.least == 1
+
+
+async def test_a_pace_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that becomes slow is read as its events come; a loop with time to spare reads each."""
+    event, busy = b"data: " + b"x" * 194, Steady(1.0)
+    with looking(monkeypatch, busy) as (look, transport, clock):
+
+        def say(count: int, a_second: float) -> None:
+            for _ in range(count):
+                clock.now += 1 / a_second
+                look.took(event)
+
+        say(30, 100)
+        assert transport.least > 5 * len(event)
+        say(30, 5)
+        assert transport.least == 1
+        say(30, 100)
+        assert transport.least > 5 * len(event)
+        busy.is_so(0.0)
+        say(1, 100)
+        assert transport.least == 1
+
+
+async def test_a_system_without_the_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece is read as it comes, as everywhere."""
+
+    class Refusing(socket.socket):
+        def setsockopt(self, *_: object) -> None:
+            raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+
+    clock = Clock()
+    monkeypatch.setattr(looks, "time", clock)
+    with Refusing() as refusing:
+        look = looks.Looks(Steady(1.0), Transport(refusing))  # type: ignore[arg-type]
+        for _ in range(40):
+            assert look.took(ONE)
+            clock.now += 0.01
+        look.leave()
+
+
+@pytest.mark.parametrize(("load", "share"), [(0.0, 0.0), (0.1, 0.0), (0.125, 0.5), (0.15, 1.0), (1.0, 1.0)])
 def test_a_loop_knows_how_busy_it_is(load: float, share: float) -> None:
-    """From a fifth of its time on it begins to have none to spare; what was is forgotten soon."""
+    """From a tenth of its time on it begins to spare looks; what was is forgotten soon."""
     now = worked = 0.0
     busy = Busy(lambda: now, lambda: worked)
     for before in (0.0, 1.0, load):
         for _ in range(20):
             now, worked = now + 0.3, worked + 0.3 * before
             found = busy.share()
-        assert found == pytest.approx(min(1.0, max(0.0, (before - 0.2) / 0.2)), abs=0.01)
+        assert found == pytest.approx(min(1.0, max(0.0, (before - 0.1) / 0.05)), abs=0.01)
     assert found == pytest.approx(share, abs=0.01)
     # Nobody has asked for a while.
     now += 10.0

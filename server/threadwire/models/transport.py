@@ -16,8 +16,8 @@ import httpx2
 import openai
 import yarl
 
-from threadwire.busy import Busy
-from threadwire.models.looks import Grid, Looks
+from threadwire.models.busy import Busy
+from threadwire.models.looks import Looks
 
 #: As the SDK's own client has it (``openai._constants.DEFAULT_CONNECTION_LIMITS``).
 MAX_CONNECTIONS = 1000
@@ -55,7 +55,6 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         self._ssl = httpx2.create_ssl_context()
         self._session: aiohttp.ClientSession | None = None
         self._busy = busy or Busy()
-        self._grid = Grid()
         #: What each connection has read last.
         self._reading: dict[Any, aiohttp.StreamReader] = {}
 
@@ -101,7 +100,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         """Where it is events, and not all of them are here."""
         if response.content_type != EVENTS or response.connection is None or response.connection.transport is None:
             return None
-        return Looks(self._busy, self._grid, response.connection.transport)
+        return Looks(self._busy, response.connection.transport)
 
     def _watch(self, response: aiohttp.ClientResponse) -> None:
         """See to it that a connection's end is one for who reads from it.
@@ -169,14 +168,17 @@ class Body(httpx2.AsyncByteStream):
             raise _as_httpx(error) from error
         if not piece:
             raise StopAsyncIteration
-        if self._looks is not None and not self._content.is_eof():
-            self.hurried = self._looks.took(piece)
+        if self._looks is not None:
+            if self._content.is_eof():
+                self._looks.leave()
+            else:
+                self.hurried = self._looks.took(piece)
         return piece
 
     async def aclose(self) -> None:
         """Give the connection back, or close it if the body has not ended."""
         if self._looks is not None:
-            self._looks.again()
+            self._looks.leave()
         self._response.release()
 
 

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import aiosqlite
 
-from threadwire.busy import Busy
 from threadwire.errors import StorageError
 from threadwire.storage import Fence, FenceClosed
 
@@ -33,8 +32,6 @@ MESSAGES = {
     sqlite3.SQLITE_CORRUPT: "The database is damaged.",
     sqlite3.SQLITE_NOTADB: "The database is damaged.",
 }
-#: Seconds that a commit waits for others, at most: where the loop is busy.
-LONGEST = 0.008
 #: Rows that are fetched at once; the rest of a long answer waits until somebody wants it.
 _ROWS = 64
 
@@ -92,7 +89,6 @@ class Transactions:
         self._lock = lock
         self._waiting: list[_Job] = []
         self._worker: asyncio.Task[None] | None = None
-        self._busy = Busy()
 
     async def do(self, work: Callable[[sqlite3.Connection], T], fence: Fence | None = None) -> T:
         """Do ``work`` in a transaction, and return what it gave once that is durable; to its end, whoever is cancelled.
@@ -115,9 +111,6 @@ class Transactions:
 
     async def _work(self) -> None:
         while self._waiting:
-            if wait := LONGEST * self._busy.share():
-                # What comes meanwhile is committed with it.
-                await asyncio.sleep(wait)
             await self._next()
         self._worker = None
 

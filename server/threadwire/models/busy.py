@@ -1,7 +1,6 @@
-"""How busy an event loop is: what can be put off for some milliseconds is, where the loop has no time to spare.
+"""How busy an event loop is: a provider's stream is looked at at once while there is time, and less often beyond that.
 
-Much costs as much for one as for many: to look at a provider's stream, to commit. At once is best while there is time;
-beyond that, to wait a little and do more at once is what lets everyone be served sooner.
+To look costs as much for one token as for many: to wait a little and find more is what lets everyone be served sooner.
 """
 
 from __future__ import annotations
@@ -9,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-#: The part of its time for which a loop works: from the first on it has to do with things, at the second it is full.
-EASY, FULL = 0.2, 0.4
+#: The part of its time for which a loop works: from the first on looks are spared, from the second as many as can be.
+EASY, FULL = 0.1, 0.15
 #: For so long it is watched before it is judged anew, in seconds.
 _WATCHED = 0.25
 
