@@ -168,17 +168,17 @@ class Clock:
 class Transport:
     """One of which only the socket matters."""
 
-    socket: socket.socket
+    ours: socket.socket
 
-    def get_extra_info(self, name: str) -> socket.socket:
-        return getattr(self, name)  # type: ignore[no-any-return]
+    def get_extra_info(self, name: str) -> socket.socket | None:
+        return self.ours if name == "socket" else None
 
     def is_closing(self) -> bool:
         return False
 
     @property
     def least(self) -> int:
-        return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+        return self.ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
 
 
 @contextmanager

@@ -202,9 +202,12 @@ async def settled(done: asyncio.Future[T]) -> T:
     cancelled: asyncio.CancelledError | None = None
     while not done.done():
         try:
-            await asyncio.wait({done})
+            await asyncio.shield(done)
         except asyncio.CancelledError as error:
-            cancelled = error
+            if not done.cancelled():
+                cancelled = error
+        except Exception:
+            break  # told below
     if cancelled is None:
         return done.result()
     if not done.cancelled():
