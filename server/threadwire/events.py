@@ -12,7 +12,7 @@ clock (times come in as arguments), no log.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
@@ -27,6 +27,7 @@ from threadwire.toolcalls import Marks, Told, ToolCalls
 ROOT = "threadwire"
 #: Documents of one retrieval that are sent, and characters of each.
 MAX_DOCUMENTS, MAX_DOCUMENT_CHARS = 20, 2000
+_ID = attrgetter("id")
 
 
 class Translator:
@@ -169,12 +170,14 @@ class Translator:
         self.state, self._looked_at = messages, list(messages)
         # An old thread has thousands: those of the step before are not looked at again.
         same = len(before) if len(before) <= len(messages) and all(map(is_, before, messages)) else 0
-        added = [
-            (identity, message)
-            for index, message in enumerate(messages[same:], same)
-            # What is known is passed over without a call.
-            if message.id not in self.known and (identity := message_id(message, index)) not in self.known
-        ]
+        added = []
+        # All of an old thread's are known at first, which is soon said of them together.
+        if not self.known.issuperset(map(_ID, messages[same:])):
+            added = [
+                (identity, message)
+                for index, message in enumerate(messages[same:], same)
+                if (identity := message_id(message, index)) not in self.known
+            ]
         for identity, message in added:
             self.known.add(identity)
             if isinstance(message, ToolMessage) and message.tool_call_id in self.tools.told:

@@ -7,7 +7,7 @@ approximately.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 from typing import Any
 
@@ -16,6 +16,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.messages.utils import count_tokens_approximately
 
+#: Makes of messages what the model takes of them.
+Taken = Callable[[Sequence[AnyMessage]], list[AnyMessage]]
 #: Of a model's own limit; the rest is for its answer and for what counting approximately gets wrong.
 USABLE = 0.8
 #: What an image costs with most providers, more or less; LangChain's 85 is the smallest there is.
@@ -42,14 +44,14 @@ class ContextBudget:
         #: What was counted last, since it takes two milliseconds: the tools, and their tokens.
         self._counted: tuple[list[Any], int] = ([], 0)
 
-    def fit(self, messages: list[AnyMessage], request: ModelRequest[Any]) -> list[AnyMessage]:
-        """The messages trimmed; the request's tools and system prompt take their part of the budget first."""
+    def fit(self, request: ModelRequest[Any], taken: Taken) -> list[AnyMessage]:
+        """The request's messages trimmed, as ``taken`` makes them; tools and system prompt have their part first."""
         if self._budget is None:
-            return messages
-        taken = self._tool_tokens(request.tools)
+            return taken(request.messages)
+        others = self._tool_tokens(request.tools)
         if request.system_message:
-            taken += _tokens(request.system_message)
-        return fit(messages, self._budget - taken)
+            others += _tokens(request.system_message)
+        return fit(request.messages, self._budget - others, taken)
 
     def _tool_tokens(self, tools: list[Any]) -> int:
         if [id(tool) for tool in tools] != [id(tool) for tool in self._counted[0]]:
@@ -57,21 +59,23 @@ class ContextBudget:
         return self._counted[1]
 
 
-def fit(messages: Sequence[AnyMessage], budget: int) -> list[AnyMessage]:
+def fit(messages: Sequence[AnyMessage], budget: int, taken: Taken = list) -> list[AnyMessage]:
     """The latest messages that fit into ``budget`` tokens, in whole turns; of the last turn at least what must stay."""
     start = _turn_start(messages, len(messages))
-    last = list(messages[start:])
-    left = budget - sum(map(_tokens, last))
+    turns = [taken(messages[start:])]
+    left = budget - sum(map(_tokens, turns[0]))
     if left < 0:
-        return _fit_turn(last, budget)
+        return _fit_turn(turns[0], budget)
     while start > 0:
-        before = _turn_start(messages, start)
         # Backwards, and not beyond what fits: a thread may be far longer than what is sent.
-        left -= sum(map(_tokens, messages[before:start]))
+        before = _turn_start(messages, start)
+        turn = taken(messages[before:start])
+        left -= sum(map(_tokens, turn))
         if left < 0:
             break
         start = before
-    return list(messages[start:])
+        turns.append(turn)
+    return [message for turn in reversed(turns) for message in turn]
 
 
 def _turn_start(messages: Sequence[BaseMessage], end: int) -> int:

@@ -23,5 +23,5 @@ class FitRequest(AgentMiddleware[Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         """Put the request's messages into what the model takes."""
-        messages = self._budget.fit(self._content.of(request.messages), request)
+        messages = self._budget.fit(request, self._content.of)
         return await handler(request.override(messages=messages))
