@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGenerationChunk
-from langchain_core.tools import StructuredTool, tool
+from langchain_core.tools import tool
 from langchain_core.tracers._streaming import _StreamingCallbackHandler
 from openai._streaming import SSEDecoder
 from pydantic import BaseModel, SecretStr
@@ -483,49 +483,6 @@ CONVERSATION = [
     AIMessage("Three. ☃"),
     HumanMessage("And now?"),
 ]
-
-
-def adding(a: int, b: int) -> int:
-    """Add."""
-    return a + b
-
-
-async def test_tools_are_bound_as_ever(provider: Provider) -> None:
-    """Their schemas are remembered: as long as a tool is what it was, and for nobody to change."""
-
-    class Args(BaseModel):
-        city: str
-
-    weather, sums = (
-        StructuredTool.from_function(adding, name="weather"),
-        StructuredTool.from_function(adding, name="add"),
-    )
-    async with both(provider) as (stock, slim):
-        assert isinstance(slim, lean.ChatOpenAI)
-
-        def bound(model: Any, tools: list[Any], **options: Any) -> Any:
-            return model.bind_tools(tools, **options).kwargs
-
-        def same(tools: list[Any], **options: Any) -> list[Any]:
-            first, again = bound(slim, tools, **options), bound(slim, tools, **options)
-            assert first == again == bound(stock, tools, **options)
-            return again["tools"]  # type: ignore[no-any-return]
-
-        same([sums, weather])[0]["function"]["name"] = "another"
-        assert same([sums, weather])[0]["function"]["name"] == "add"
-        assert [found["function"]["name"] for found in same([weather, sums])] == ["weather", "add"]
-        for options in ({"tool_choice": "add"}, {"strict": True}, {"parallel_tool_calls": False}):
-            same([sums], **options)
-        same([sums, adding, Args, {"type": "web_search"}])
-        sums.description = "Other than before."
-        assert same([sums])[0]["function"]["description"] == "Other than before."
-        sums.args_schema = Args
-        assert list(same([sums])[0]["function"]["parameters"]["properties"]) == ["city"]
-        sums.extras = {"defer_loading": True}
-        assert same([sums])[0]["defer_loading"]
-        for _ in range(2 * lean.MOST_BOUND):
-            same([StructuredTool.from_function(adding, name="add")])
-        assert len(slim._bound) <= lean.MOST_BOUND
 
 
 async def test_requests_are_the_same(provider: Provider) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -22,6 +23,9 @@ from threadwire.models.transport import AiohttpTransport
 #: Long enough for a slow machine to write a few words in.
 LONG = 2.0
 ONE, TWO = b"data: one", b"data: two"
+marked = pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux wakes who waits when a socket's mark is taken back"
+)
 
 
 @dataclass
@@ -76,6 +80,7 @@ async def test_with_time_each_word_comes_by_itself() -> None:
         assert [piece async for piece in pieces] == []
 
 
+@marked
 async def test_without_time_words_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first two come at once, and tell the pace; those that follow closely are read in one, and none is missing."""
     monkeypatch.setattr(looks, "LONGEST", LONG)
@@ -104,6 +109,21 @@ async def test_much_is_worth_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
                 await say(writer, much, b"")
                 assert b"".join([piece async for piece in pieces]) == much
         assert provider.connections == 1
+
+
+@marked
+async def test_the_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a stream's last words comes what ends the body, at once or a little later."""
+    monkeypatch.setattr(looks, "LONGEST", 10 * DEADLINE)
+    last = b"data: " + b"x" * looks.ENOUGH + b"\n\ndata: [DONE]\n\n"
+    async with talking(1.0) as (provider, client), client.stream("GET", provider.url) as response:
+        writer, pieces = await provider.asked.get(), response.aiter_raw()
+        for word in (ONE, TWO, last):
+            await say(writer, word)
+            assert await anext(pieces) == word
+        await say(writer, b"")
+        async with asyncio.timeout(DEADLINE):
+            assert [piece async for piece in pieces] == []
 
 
 async def test_streams_wait_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +210,7 @@ def looking(monkeypatch: pytest.MonkeyPatch, busy: Steady) -> Iterator[tuple[loo
         yield looks.Looks(busy, transport), transport, clock  # type: ignore[arg-type]
 
 
+@marked
 @pytest.mark.parametrize(
     ("a_second", "share", "events"),
     [
@@ -218,6 +239,7 @@ async def test_how_many_events_are_waited_for(
         assert transport.least == 1
 
 
+@marked
 async def test_a_pace_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream that becomes slow is read as its events come; a loop with time to spare reads each."""
     event, busy = b"data: " + b"x" * 194, Steady(1.0)
@@ -237,6 +259,17 @@ async def test_a_pace_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
         busy.is_so(0.0)
         say(1, 100)
         assert transport.least == 1
+
+
+@marked
+async def test_two_that_come_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first two events, one right after the other, say little of the pace; it is soon known better."""
+    event = b"data: " + b"x" * 194
+    with looking(monkeypatch, Steady(1.0)) as (look, transport, clock):
+        for pause, count in ((0.0, 1), (0.0005, 1), (looks.LONGEST, 3)):
+            clock.now += pause
+            look.took(count * event)
+        assert transport.least == pytest.approx(1.5 * len(event), abs=1)
 
 
 async def test_a_system_without_the_mark(monkeypatch: pytest.MonkeyPatch) -> None:

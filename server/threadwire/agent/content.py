@@ -21,7 +21,7 @@ class TakenContent:
 
     def of(self, messages: Sequence[AnyMessage]) -> list[AnyMessage]:
         """The users' messages in what the model takes."""
-        # Most are but text, and all of an old thread's come by here.
+        # Most are but text; where there is no budget, all of an old thread's come by here.
         return [m if isinstance(m.content, str) else self._taken(m) for m in messages]
 
     def _taken(self, message: AnyMessage) -> AnyMessage:

@@ -8,18 +8,14 @@ test holds against the stock one. Importing this module imports langchain_openai
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from operator import is_
-from typing import Any, Self, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
 
 import langchain_openai
 import orjson
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableBinding
-from langchain_core.tools import BaseTool
 from openai import AsyncOpenAI
 from openai.resources.chat import AsyncCompletions
 from pydantic import BaseModel, PrivateAttr, model_validator
@@ -29,8 +25,6 @@ from threadwire.models.telling import Telling, may_tell
 
 #: What ``create`` takes that is no part of the body: by the SDK's name for it, the name of the request's option.
 _OPTIONS = {"extra_headers": "headers", "extra_query": "params", "extra_body": "extra_json", "timeout": "timeout"}
-#: So many sets of tools are remembered of one model; who makes tools anew for each call has the others forgotten.
-MOST_BOUND = 32
 _PARAMETERS = inspect.signature(AsyncCompletions.create).parameters.keys()
 
 
@@ -42,8 +36,6 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
 
     #: Makes what the stock one makes of a chunk that says no more than a text.
     _say: Callable[[str], ChatGenerationChunk] = PrivateAttr()
-    #: By the ids of tools that were bound together: what they were made of, they among it, and their schemas in JSON.
-    _bound: dict[tuple[int, ...], tuple[list[object], bytes]] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _stream_lean(self) -> Self:
@@ -55,22 +47,6 @@ class ChatOpenAI(langchain_openai.ChatOpenAI):
             # Assigned and not given to the constructor, which would then make no root_async_client.
             self.async_client = LeanCompletions(self.root_async_client)
         return self
-
-    def bind_tools(self, tools: Sequence[Any], **options: Any) -> Runnable[Any, Any]:
-        """As the stock one, which makes the schema of each tool anew for every call of an agent's model."""
-        if options.get("strict") is not None or options.get("response_format") or not all(map(_is_tool, tools)):
-            return super().bind_tools(tools, **options)
-        key, made_of = tuple(map(id, tools)), [part for tool in tools for part in _parts_of(tool)]
-        known = self._bound.get(key)
-        if known is not None and all(map(is_, known[0], made_of)):
-            return super().bind_tools(orjson.loads(known[1]), **options)
-        bound = super().bind_tools(tools, **options)
-        with suppress(orjson.JSONEncodeError):
-            schemas = orjson.dumps(cast("RunnableBinding[Any, Any]", bound).kwargs["tools"])
-            if len(self._bound) >= MOST_BOUND:
-                self._bound.clear()
-            self._bound[key] = made_of, schemas
-        return bound
 
     async def _agenerate_with_cache(
         self,
@@ -135,15 +111,6 @@ class LeanCompletions:
         if (telling := Telling.of(self)) is not None:
             stream.tell(telling)
         return stream
-
-
-def _is_tool(tool: Any) -> bool:
-    return isinstance(tool, BaseTool)
-
-
-def _parts_of(tool: BaseTool) -> tuple[object, ...]:
-    """What its schema is made from: another one is made where one of these has been replaced."""
-    return tool, tool.name, tool.description, tool.args_schema, tool.extras, tool.metadata
 
 
 def _encoded(parameters: dict[str, Any]) -> bytes | None:

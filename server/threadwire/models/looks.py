@@ -4,16 +4,17 @@ To look costs more than what is found: a wake-up, a read, a write for each token
 much to do, the kernel is asked to tell of a socket once so many bytes have come (``SO_RCVLOWAT``), as many as the
 stream brings within 65 ms, counted in whole events: of a model that says 50 tokens a second three are read in one, the
 first of them 40 ms after it came, and of one that says 15 each is read at once, since to wait would save nothing. What
-comes later than expected is read after 70 ms at the latest. The first word of an answer is read at once, and so is all
-that is left when the provider has closed.
+comes later than expected, or is less than that at the end, is read after 70 ms at the latest. The first word of an
+answer is read at once, and so is all that is left when the provider has closed.
 
-Where a system knows no such mark for a socket, it is told of each piece, as everybody is.
+Only on Linux (4.18 and later): elsewhere what has come may be left lying when the mark is taken back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import time
 from contextvars import Context
 
@@ -23,12 +24,14 @@ from threadwire.models.busy import Busy
 LONGEST = 0.07
 #: What comes regularly is to be there so many seconds before that.
 SLACK = 0.005
-#: The pace of a stream is judged anew after so many events.
+#: The pace of a stream is judged anew after so many events; at first sooner, since the first two may come by chance.
 JUDGED = 12
 #: So many bytes are worth a look, however quickly they come.
 ENOUGH = 4096
 #: What each event has; where a text has it too, the stream is read a little more often.
 EVENT = b"data:"
+#: What OpenAI's streams end with: little comes after it, and the connection is given back when that has.
+DONE = b"[DONE]"
 
 
 class Looks:
@@ -37,13 +40,15 @@ class Looks:
     def __init__(self, busy: Busy, transport: asyncio.Transport) -> None:
         self._busy = busy
         self._transport = transport
-        self._socket = transport.get_extra_info("socket")
+        self._socket = transport.get_extra_info("socket") if sys.platform == "linux" else None
         # So many bytes are to come before the loop hears of them: as the pace has it, and as the kernel was told.
         self._wanted = self._told = 1
         self._looked = 0.0
         # The stretch in which the pace is judged: its begin, and what came in it.
         self._since = 0.0
         self._events = self._bytes = 0
+        # How many events it takes.
+        self._enough = 1
         self._timer: asyncio.TimerHandle | None = None
 
     def took(self, piece: bytes) -> bool:
@@ -52,9 +57,9 @@ class Looks:
         Returns whether there is.
         """
         share = self._busy.share()
-        if not share:
+        if not share or DONE in piece[-32:]:
             self.leave()
-            return False
+            return bool(share)
         self._looked = now = time.monotonic()
         if not self._since:
             # How long this piece was on its way is not known.
@@ -62,9 +67,10 @@ class Looks:
             return True
         self._events += piece.count(EVENT)
         self._bytes += len(piece)
-        if self._events >= (JUDGED if self._wanted > 1 else 1):
+        if self._events >= self._enough:
             self._judge(share, now - self._since)
             self._since, self._events, self._bytes = now, 0, 0
+            self._enough = min(JUDGED, 3 * self._enough)
         if self._wanted != self._told:
             self._tell(self._wanted)
         if self._told > 1 and self._timer is None:
@@ -73,7 +79,7 @@ class Looks:
 
     def leave(self) -> None:
         """All there is is wanted as it comes; others may read from the connection."""
-        self._wanted, self._since, self._events, self._bytes = 1, 0.0, 0, 0
+        self._wanted, self._since, self._events, self._bytes, self._enough = 1, 0.0, 0, 0, 1
         self._tell(1)
 
     def _judge(self, share: float, seconds: float) -> None:
@@ -88,7 +94,7 @@ class Looks:
             try:
                 # Where there is as much already, this wakes the loop.
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
-            except OSError:
+            except (OSError, ValueError):  # closed meanwhile: uvloop's has a negative descriptor then
                 self._socket = None
             else:
                 self._told = least

@@ -202,12 +202,9 @@ async def settled(done: asyncio.Future[T]) -> T:
     cancelled: asyncio.CancelledError | None = None
     while not done.done():
         try:
-            await asyncio.shield(done)
+            await asyncio.wait({done})
         except asyncio.CancelledError as error:
-            if not done.cancelled():
-                cancelled = error
-        except Exception:
-            break  # told below
+            cancelled = error
     if cancelled is None:
         return done.result()
     if not done.cancelled():
