@@ -313,7 +313,10 @@ async def test_switching_loses_nothing(serve: Serve, open_page: Open) -> None:
     await button(page, "New chat").click()
     await say(page, "another")
     await expect(answers(page)).to_contain_text("You said: another")
+    # Ended before it is left, or its own button would be taken for the other's.
+    await expect(button(page, "Answer again")).to_be_visible()
     await page.get_by_role("link", name="/tokens 300").click()
+    await expect(page.get_by_text("You said: another")).to_have_count(0)
     await expect(button(page, "Answer again")).to_be_visible()
     await expect(page.get_by_text("Stopped")).to_have_count(0)
     text = await answers(page).locator(".answer-text").inner_text()
