@@ -57,6 +57,13 @@ async def say(writer: asyncio.StreamWriter, *words: bytes) -> None:
         await writer.drain()
 
 
+async def read(writer: asyncio.StreamWriter, pieces: AsyncIterator[bytes], *words: bytes) -> None:
+    """Each is read before the next is said."""
+    for word in words:
+        await say(writer, word)
+        assert await anext(pieces) == word
+
+
 @asynccontextmanager
 async def talking(share: float) -> AsyncIterator[tuple[Provider, httpx2.AsyncClient]]:
     """A provider, and a client whose loop is so busy."""
@@ -72,10 +79,7 @@ async def test_with_time_each_word_comes_by_itself() -> None:
     """Nothing is put off."""
     async with talking(0.0) as (provider, client), client.stream("GET", provider.url) as response:
         writer, pieces = await provider.asked.get(), response.aiter_raw()
-        for word in (b"one", b"two", b"three"):
-            await say(writer, word)
-            # It is read before the next is said.
-            assert await anext(pieces) == word
+        await read(writer, pieces, b"one", b"two", b"three")
         await say(writer, b"")
         assert [piece async for piece in pieces] == []
 
@@ -86,9 +90,7 @@ async def test_without_time_words_come_together(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(looks, "LONGEST", LONG)
     async with talking(1.0) as (provider, client), client.stream("GET", provider.url) as response:
         writer, pieces = await provider.asked.get(), response.aiter_raw()
-        for word in (ONE, TWO):
-            await say(writer, word)
-            assert await anext(pieces) == word
+        await read(writer, pieces, ONE, TWO)
         began = time.monotonic()
         await say(writer, b"data: three", b"data: four", b"")
         assert [piece async for piece in pieces] == [b"data: threedata: four"]
@@ -103,9 +105,7 @@ async def test_much_is_worth_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(3):
             async with client.stream("GET", provider.url) as response:
                 writer, pieces = await provider.asked.get(), response.aiter_raw()
-                for word in (ONE, TWO, much):
-                    await say(writer, word)
-                    assert await anext(pieces) == word
+                await read(writer, pieces, ONE, TWO, much)
                 await say(writer, much, b"")
                 assert b"".join([piece async for piece in pieces]) == much
         assert provider.connections == 1
@@ -118,9 +118,7 @@ async def test_the_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> Non
     last = b"data: " + b"x" * looks.ENOUGH + b"\n\ndata: [DONE]\n\n"
     async with talking(1.0) as (provider, client), client.stream("GET", provider.url) as response:
         writer, pieces = await provider.asked.get(), response.aiter_raw()
-        for word in (ONE, TWO, last):
-            await say(writer, word)
-            assert await anext(pieces) == word
+        await read(writer, pieces, ONE, TWO, last)
         await say(writer, b"")
         async with asyncio.timeout(DEADLINE):
             assert [piece async for piece in pieces] == []
@@ -152,9 +150,7 @@ async def test_closed_while_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) ->
     async with talking(1.0) as (provider, client):
         async with client.stream("GET", provider.url) as response:
             writer, pieces = await provider.asked.get(), response.aiter_raw()
-            for word in (ONE, TWO):
-                await say(writer, word)
-                assert await anext(pieces) == word
+            await read(writer, pieces, ONE, TWO)
         await eventually(lambda: provider.lost == 1)
 
 
@@ -163,9 +159,7 @@ async def test_cut_while_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(looks, "LONGEST", 10 * DEADLINE)
     async with talking(1.0) as (provider, client), client.stream("GET", provider.url) as response:
         writer, pieces = await provider.asked.get(), response.aiter_raw()
-        for word in (ONE, TWO):
-            await say(writer, word)
-            assert await anext(pieces) == word
+        await read(writer, pieces, ONE, TWO)
         await say(writer, b"data: three")
         writer.close()
         async with asyncio.timeout(DEADLINE):
